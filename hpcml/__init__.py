@@ -1,0 +1,1 @@
+"""Training over virtual workers, hosted by MPI ranks."""

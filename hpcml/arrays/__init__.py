@@ -1,0 +1,1 @@
+"""Where numbers live: devices, aligned memory, seeds, spans."""
