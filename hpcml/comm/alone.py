@@ -1,0 +1,30 @@
+"""A world of one rank that needs no MPI library."""
+
+from __future__ import annotations
+
+import socket
+
+from hpcml.arrays import Array
+from hpcml.comm.communicator import Communicator
+from hpcml.errors import CommError
+
+
+class Alone(Communicator):
+    """The communicator of a single process: every collective is already done."""
+
+    def __init__(self) -> None:
+        """Make the world of rank 0 of 1."""
+        self.rank, self.size, self.host = 0, 1, socket.gethostname()
+
+    def exchange(self, x: Array | None, to: int | None, into: Array | None, source: int | None) -> None:
+        """Refuse: there is nobody to talk to."""
+        if to is not None or source is not None:
+            raise CommError(f"exchange with rank {to if to is not None else source} in a world of one rank")
+
+    def split(self, color: int, key: int = 0) -> Communicator:
+        """Return a world of one rank."""
+        return Alone()
+
+    def by_node(self) -> tuple[Communicator, Communicator]:
+        """Return two worlds of one rank."""
+        return Alone(), Alone()

@@ -1,0 +1,204 @@
+"""How ranks talk. Everything can be built on `exchange`; a library's communicator does better where it can.
+
+Buffers only: arrays go as they are, C-contiguous, in host memory or on a device. The few texts (agreement, errors) go as bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+
+import numpy as np
+
+import hpcml.errors as errors
+from hpcml.arrays import Array, namespace
+from hpcml.comm.schedules import recursive_doubling
+from hpcml.errors import CommError, DisagreementError, HpcmlError
+
+
+class Op(Enum):
+    """How two values become one: their sum, the smaller, or the larger."""
+
+    SUM = "add"
+    MIN = "minimum"
+    MAX = "maximum"
+
+
+class Communicator(ABC):
+    """A group of ranks that call the same operations in the same order."""
+
+    rank: int
+    size: int
+    host: str
+
+    @abstractmethod
+    def exchange(self, x: Array | None, to: int | None, into: Array | None, source: int | None) -> None:
+        """Send x to one rank while receiving `into` from another; None leaves that half out.
+
+        Args:
+            x: contiguous array to send; unchanged.
+            to: rank that receives x.
+            into: contiguous array to overwrite, of the size and dtype that `source` sends.
+            source: rank that sends.
+        """
+
+    @abstractmethod
+    def split(self, color: int, key: int = 0) -> Communicator:
+        """Return the communicator of the ranks that gave the same color, ordered by (key, rank)."""
+
+    @abstractmethod
+    def by_node(self) -> tuple[Communicator, Communicator]:
+        """Return (the ranks of this node, the ranks with this place in each node)."""
+
+    def all_reduce(self, x: Array, op: Op = Op.SUM) -> None:
+        """Overwrite x, on every rank, with the element-wise op of all ranks' x; the same bits on all, since IEEE addition commutes."""
+        flat = flatten(x)
+        scratch = namespace(x).empty_like(flat)
+        combine = getattr(namespace(x), op.value)
+        for t in recursive_doubling(self.rank, self.size, flat.size):
+            self.exchange(flat[t.send], t.to, scratch[t.receive], t.source)
+            if t.source is not None and t.add:
+                combine(flat[t.receive], scratch[t.receive], out=flat[t.receive])
+            elif t.source is not None:
+                flat[t.receive] = scratch[t.receive]
+
+    def all_gather(self, x: Array, out: Array) -> None:
+        """Overwrite out, of shape (size, *x.shape), with every rank's x in rank order."""
+        require_shape(out, (self.size, *x.shape), "out")
+        out[self.rank] = x
+        after, before = (self.rank + 1) % self.size, (self.rank - 1) % self.size
+        for k in range(self.size - 1):
+            self.exchange(out[(self.rank - k) % self.size], after, out[(self.rank - k - 1) % self.size], before)
+
+    def broadcast(self, x: Array, root: int = 0) -> None:
+        """Overwrite x, on every rank, with the root's x, down a binomial tree."""
+        place = (self.rank - root) % self.size
+        distance = 1
+        while distance < self.size:
+            if place < distance and place + distance < self.size:
+                self.exchange(x, (self.rank + distance) % self.size, None, None)
+            elif distance <= place < 2 * distance:
+                self.exchange(None, None, x, (self.rank - distance) % self.size)
+            distance *= 2
+
+    def barrier(self) -> None:
+        """Return when every rank has called it."""
+        self.all_reduce(np.zeros(1, np.int32))
+
+    def all_gather_bytes(self, text: bytes) -> list[bytes]:
+        """Return every rank's bytes, in rank order, on every rank."""
+        lengths = np.zeros((self.size, 1), np.int64)
+        self.all_gather(np.array([len(text)], np.int64), lengths)
+        longest = int(lengths.max())
+        padded = np.frombuffer(text.ljust(longest, b"\0"), np.uint8).copy()
+        rows = np.zeros((self.size, longest), np.uint8)
+        if longest:
+            self.all_gather(padded, rows)
+        return [row[:length].tobytes() for row, length in zip(rows, lengths[:, 0], strict=True)]
+
+    def broadcast_bytes(self, text: bytes, root: int = 0) -> bytes:
+        """Return the root's bytes on every rank; what the other ranks pass is ignored."""
+        length = np.array([len(text)], np.int64)
+        self.broadcast(length, root)
+        buffer = np.zeros(int(length[0]), np.uint8)
+        if self.rank == root:
+            buffer[:] = np.frombuffer(text, np.uint8)
+        if buffer.size:
+            self.broadcast(buffer, root)
+        return buffer.tobytes()
+
+    def agree(self, value: object, what: str) -> None:
+        """Return if all ranks hold an equal value; else raise on every rank, naming who holds which.
+
+        Args:
+            value: anything whose repr is equal exactly where the values are.
+            what: the name of the value in the message, such as "parameter layout".
+
+        Raises:
+            DisagreementError: on every rank, with each value and its ranks.
+        """
+        text = repr(value).encode()
+        digests = np.zeros((self.size, 32), np.uint8)
+        self.all_gather(np.frombuffer(hashlib.sha256(text).digest(), np.uint8).copy(), digests)
+        if (digests == digests[0]).all():
+            return
+        holders: dict[str, list[int]] = {}
+        for rank, other in enumerate(self.all_gather_bytes(text[:400])):
+            holders.setdefault(other.decode(errors="replace"), []).append(rank)
+        sides = ", ".join(f"{shown} on {name_ranks(ranks)}" for shown, ranks in holders.items())
+        raise everywhere(DisagreementError(f"ranks disagree on {what}: {sides}; start every rank with the same"))
+
+    def fail_together(self, error: Exception | None) -> None:
+        """Raise on every rank if any rank passes an error; the message names the ranks unless all say the same."""
+        failed = np.array([error is not None], np.int32)
+        self.all_reduce(failed, Op.MAX)
+        if not failed[0]:
+            return
+        mine = b"" if error is None else f"{type(error).__name__}\n{error}".encode()
+        said: dict[str, list[int]] = {}
+        for rank, text in enumerate(self.all_gather_bytes(mine)):
+            if text:
+                said.setdefault(text.decode(errors="replace"), []).append(rank)
+        raise everywhere(_joint_error(said, self.size)) from error
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block without communication on every rank; an expected error on any rank is raised on all."""
+        error: Exception | None = None
+        try:
+            yield
+        except (HpcmlError, OSError, MemoryError) as caught:
+            error = caught
+        self.fail_together(error)
+
+    def abort(self, code: int = 1) -> None:
+        """End every process of the world at once with this exit code."""
+        raise SystemExit(code)
+
+
+def everywhere(error: HpcmlError) -> HpcmlError:
+    """Return the error marked as raised by every rank at the same point."""
+    error.everywhere = True
+    return error
+
+
+def flatten(x: Array) -> Array:
+    """Return x as one axis over the same memory.
+
+    Raises:
+        CommError: if x is not C-contiguous, since a copy would not be overwritten.
+    """
+    if not x.flags.c_contiguous:
+        raise CommError(f"expected a C-contiguous array, got shape {x.shape} with strides {x.strides}; pass numpy.ascontiguousarray(x)")
+    return x.reshape(-1)
+
+
+def require_shape(x: Array, shape: tuple[int, ...], name: str) -> None:
+    """Raise CommError unless x has this shape."""
+    if tuple(x.shape) != tuple(shape):
+        raise CommError(f"{name} has shape {tuple(x.shape)}, expected {tuple(shape)}")
+
+
+def name_ranks(ranks: list[int]) -> str:
+    """Return "rank 3", or "ranks 0-6, 9": the sorted ranks with runs drawn together."""
+    runs: list[list[int]] = []
+    for rank in ranks:
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    return f"rank {text}" if len(ranks) == 1 else f"ranks {text}"
+
+
+def _joint_error(said: dict[str, list[int]], size: int) -> HpcmlError:
+    lines = []
+    for text, ranks in said.items():
+        message = text.partition("\n")[2]
+        lines.append(message if len(ranks) == size else f"{name_ranks(ranks)}: {message}")
+    name = next(iter(said)).partition("\n")[0]
+    kind = getattr(errors, name, HpcmlError)
+    return kind("\n".join(lines[:4] + ([f"and {len(lines) - 4} more"] if len(lines) > 4 else [])))

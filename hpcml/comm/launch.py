@@ -1,0 +1,22 @@
+"""What the launcher promised, read from its environment: pure, so that a wrong start is found before MPI is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_LAUNCHERS = (
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI's mpirun"),
+    ("PMI_SIZE", "PMI_RANK", "MPICH's mpirun (or another with PMI)"),
+    ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK", "MVAPICH's mpirun"),
+    ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "Slurm's srun"),
+)
+"""In order of trust: under Slurm, an mpirun sets its own names and its daemons carry Slurm's."""
+
+
+def promise(environment: Mapping[str, str]) -> tuple[int, int, str] | None:
+    """Return (ranks, this rank, launcher's name) as the launcher set them, or None when nobody launched us."""
+    for size, rank, name in _LAUNCHERS:
+        if environment.get(size, "").isdigit():
+            number = environment.get(rank, "0")
+            return int(environment[size]), int(number) if number.isdigit() else 0, name
+    return None

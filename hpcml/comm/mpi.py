@@ -1,0 +1,143 @@
+"""mpi4py's door: a Communicator over the MPI library, and the start of the world.
+
+Device arrays are staged through host memory here, so that no caller needs to know whether the library takes device pointers.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from hpcml.arrays import Array, namespace, to_host
+from hpcml.comm.alone import Alone
+from hpcml.comm.communicator import Communicator, Op, flatten, require_shape
+from hpcml.comm.launch import promise
+from hpcml.errors import CommError, LaunchError
+
+CHUNK = 1 << 28
+"""Elements in one call to the library: below every library's 2^31 limits on counts and on bytes."""
+
+
+class MpiCommunicator(Communicator):
+    """A Communicator over an mpi4py communicator."""
+
+    def __init__(self, handle: Any) -> None:
+        """Wrap an mpi4py.MPI.Comm."""
+        self.handle = handle
+        self.rank, self.size, self.host = handle.rank, handle.size, socket.gethostname()
+        from mpi4py import MPI
+
+        self._mpi = MPI
+        self._ops = {Op.SUM: MPI.SUM, Op.MIN: MPI.MIN, Op.MAX: MPI.MAX}
+
+    def exchange(self, x: Array | None, to: int | None, into: Array | None, source: int | None) -> None:
+        """Send x to one rank while receiving `into` from another, as bytes, so that any dtype travels."""
+        empty = np.empty(0, np.uint8)
+        out = empty if x is None or to is None else to_host(flatten(x)).view(np.uint8)
+        target = empty if into is None or source is None else flatten(into)
+        landing = target if namespace(target) is np else np.empty(target.size, target.dtype)
+        null = self._mpi.PROC_NULL
+        byte = self._mpi.BYTE
+        for send, receive in _pairs(out, landing.view(np.uint8)):
+            self.handle.Sendrecv(
+                [send, byte], null if to is None else to, 0, [receive, byte], null if source is None else source, 0
+            )
+        if landing is not target:
+            target.set(landing)
+
+    def all_reduce(self, x: Array, op: Op = Op.SUM) -> None:
+        """Overwrite x with the element-wise op of all ranks' x, by the library's all-reduce where it knows the dtype."""
+        flat = flatten(x)
+        if x.dtype.kind not in "iufb" or x.dtype == np.float16:
+            super().all_reduce(x, op)  # no MPI type adds these truly
+            return
+        host = to_host(flat)
+        for start in range(0, max(flat.size, 1), CHUNK):
+            self.handle.Allreduce(self._mpi.IN_PLACE, host[start : start + CHUNK], self._ops[op])
+        if host is not flat:
+            flat.set(host)
+
+    def all_gather(self, x: Array, out: Array) -> None:
+        """Overwrite out, of shape (size, *x.shape), with every rank's x in rank order."""
+        if x.nbytes >= CHUNK or namespace(x) is not np:
+            super().all_gather(x, out)
+            return
+        require_shape(out, (self.size, *x.shape), "out")
+        mine = np.ascontiguousarray(x).view(np.uint8).reshape(-1)
+        self.handle.Allgather([mine, self._mpi.BYTE], [flatten(out).view(np.uint8), self._mpi.BYTE])
+
+    def broadcast(self, x: Array, root: int = 0) -> None:
+        """Overwrite x, on every rank, with the root's x."""
+        flat = flatten(x)
+        host = to_host(flat).view(np.uint8)
+        for start in range(0, max(host.size, 1), CHUNK):
+            self.handle.Bcast([host[start : start + CHUNK], self._mpi.BYTE], root)
+        if namespace(flat) is not np:
+            flat.set(host.view(flat.dtype))
+
+    def barrier(self) -> None:
+        """Return when every rank has called it."""
+        self.handle.Barrier()
+
+    def split(self, color: int, key: int = 0) -> Communicator:
+        """Return the communicator of the ranks that gave the same color, ordered by (key, rank)."""
+        return MpiCommunicator(self.handle.Split(color, key))
+
+    def by_node(self) -> tuple[Communicator, Communicator]:
+        """Return (the ranks that share this node's memory, the ranks with this place in each node)."""
+        inside = self.handle.Split_type(self._mpi.COMM_TYPE_SHARED, self.rank)
+        return MpiCommunicator(inside), self.split(inside.rank, self.rank)
+
+    def abort(self, code: int = 1) -> None:
+        """End every process of the world at once with this exit code."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._mpi.COMM_WORLD.Abort(code)
+
+
+def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Cut both buffers into as many chunks as the longer needs, at least one."""
+    for start in range(0, max(out.size, landing.size, 1), CHUNK):
+        yield out[start : start + CHUNK], landing[start : start + CHUNK]
+
+
+@cache
+def world() -> Communicator:
+    """Return the communicator of all ranks; start MPI at the first call.
+
+    Returns:
+        COMM_WORLD of the MPI library, or a world of one where no library can be loaded and no launcher started us.
+
+    Raises:
+        LaunchError: if the launcher promised several ranks, but this process would believe to be alone.
+    """
+    promised = promise(os.environ)
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        if promised is not None and promised[0] > 1:
+            raise LaunchError(
+                f"{promised[2]} started {promised[0]} ranks, but mpi4py cannot load an MPI library ({_first_line(error)});"
+                " load the site's MPI module, or pip install 'hpcml[mpi]'"
+            ) from error
+        return Alone()
+    if promised is not None and promised[0] > 1 and MPI.COMM_WORLD.size == 1:
+        raise LaunchError(
+            f"{promised[2]} started {promised[0]} ranks, but mpi4py is linked to {_first_line(MPI.Get_library_version())},"
+            " which sees only this one: each process would believe that it is rank 0 of 1;"
+            f" start with the mpirun of the same MPI (look beside {sys.executable}), or install mpi4py for the MPI of that launcher"
+        )
+    if MPI.COMM_WORLD.size > 1 and not MPI.Is_initialized():
+        raise CommError("MPI is not initialised; do not set mpi4py.rc.initialize to False before hpcml starts")
+    return MpiCommunicator(MPI.COMM_WORLD)
+
+
+def _first_line(text: object) -> str:
+    lines = str(text).strip().splitlines()
+    return " ".join(lines[0].split(",")[0].split()) if lines else "no reason given"
