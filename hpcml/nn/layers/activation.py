@@ -1,0 +1,70 @@
+"""Layers without parameters that bend each number on its own, and Flatten."""
+
+from __future__ import annotations
+
+import math
+
+from hpcml.arrays import Array, namespace
+from hpcml.nn.layers.layer import Init, Layer, Shape
+
+
+class ReLU(Layer):
+    """Keep positive numbers, put zero for the rest."""
+
+    def build(self, shape: Shape) -> tuple[Shape, dict[str, tuple[Shape, Init]]]:
+        """Return the same shape and no parameters."""
+        return shape, {}
+
+    def forward(self, x: Array) -> Array:
+        """Return max(x, 0) in the layer's own buffer, which it keeps until backward."""
+        self._out = self.take("out", x.shape, x)
+        namespace(x).maximum(x, 0, out=self._out)
+        return self._out
+
+    def backward(self, slope: Array) -> Array:
+        """Overwrite slope with zero where the output was zero, and return it."""
+        xp = namespace(slope)
+        mask = self.take("mask", slope.shape, slope, bool)
+        xp.greater(self._out, 0, out=mask)
+        xp.multiply(slope, mask, out=slope)
+        return slope
+
+
+class Tanh(Layer):
+    """Squash each number into (-1, 1) by the hyperbolic tangent."""
+
+    def build(self, shape: Shape) -> tuple[Shape, dict[str, tuple[Shape, Init]]]:
+        """Return the same shape and no parameters."""
+        return shape, {}
+
+    def forward(self, x: Array) -> Array:
+        """Return tanh(x) in the layer's own buffer, which it keeps until backward."""
+        self._out = self.take("out", x.shape, x)
+        namespace(x).tanh(x, out=self._out)
+        return self._out
+
+    def backward(self, slope: Array) -> Array:
+        """Overwrite slope with slope * (1 - tanh^2), and return it."""
+        xp = namespace(slope)
+        bend = self.take("bend", slope.shape, slope)
+        xp.multiply(self._out, self._out, out=bend)
+        xp.subtract(1, bend, out=bend)
+        xp.multiply(slope, bend, out=slope)
+        return slope
+
+
+class Flatten(Layer):
+    """Make each row one axis: (B, a, b, ...) -> (B, a b ...)."""
+
+    def build(self, shape: Shape) -> tuple[Shape, dict[str, tuple[Shape, Init]]]:
+        """Return (number of elements of a row,) and no parameters."""
+        self._row = shape
+        return (math.prod(shape),), {}
+
+    def forward(self, x: Array) -> Array:
+        """Return a view of x."""
+        return x.reshape(len(x), -1)
+
+    def backward(self, slope: Array) -> Array:
+        """Return a view of slope in the shape of the input."""
+        return slope.reshape(len(slope), *self._row)

@@ -1,0 +1,79 @@
+"""Losses, each a sum over rows with its slope.
+
+Letters: B rows, k outputs. A loss maps a prediction (B, k) and a target (B,) or (B, k) to the sum of the rows' losses, shape (),
+and the slope (B, k) of that sum, for which it overwrites the prediction. The mean is taken later, over all workers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hpcml.arrays import Array, namespace
+from hpcml.errors import DataError, ShapeError
+from hpcml.nn.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss by name: its value and slope, and how many rows it counts as hits."""
+
+    name: str
+    evaluate: Callable[[Array, Array, Workspace], tuple[Array, Array]]
+    hits: Callable[[Array, Array], Array] | None
+    """(prediction, target) -> number of rows predicted right; None where that means nothing."""
+    integer_target: bool
+
+    def __call__(self, prediction: Array, target: Array, work: Workspace | None = None) -> tuple[Array, Array]:
+        """Return (sum of the rows' losses, slope); the slope overwrites the prediction."""
+        return self.evaluate(prediction, target, work or Workspace())
+
+
+def _cross_entropy(prediction: Array, target: Array, work: Workspace) -> tuple[Array, Array]:
+    xp = namespace(prediction)
+    rows, classes = prediction.shape
+    _require_classes(target, rows, classes)
+    where = work.take("where", (rows,), target)
+    xp.add(xp.arange(rows) * classes, target, out=where)
+    column = work.take("column", (rows, 1), prediction)
+    xp.max(prediction, axis=1, keepdims=True, out=column)
+    prediction -= column
+    picked = prediction.reshape(-1).take(where).sum()
+    xp.exp(prediction, out=prediction)
+    xp.sum(prediction, axis=1, keepdims=True, out=column)
+    prediction /= column
+    value = xp.log(column).sum() - picked
+    prediction.reshape(-1)[where] -= 1
+    return value, prediction
+
+
+def _require_classes(target: Array, rows: int, classes: int) -> None:
+    if target.shape != (rows,) or target.dtype.kind not in "iu":
+        raise ShapeError(f"cross-entropy takes integer classes of shape ({rows},), got shape {target.shape} and dtype {target.dtype}")
+    if rows and (int(target.min()) < 0 or int(target.max()) >= classes):
+        wrong = [int(c) for c in target if not 0 <= int(c) < classes][:5]
+        raise DataError(f"targets {wrong} are outside the classes 0 to {classes - 1}; give the model more outputs or mend the data")
+
+
+def _count_hits(prediction: Array, target: Array) -> Array:
+    return (prediction.argmax(axis=1) == target).sum()
+
+
+def _half_square(prediction: Array, target: Array, work: Workspace) -> tuple[Array, Array]:
+    xp = namespace(prediction)
+    columns = target.reshape(len(target), -1)
+    if columns.shape != prediction.shape:
+        raise ShapeError(f"squared error takes targets of shape {prediction.shape}, got {target.shape}")
+    xp.subtract(prediction, columns, out=prediction)
+    square = work.take("square", prediction.shape, prediction)
+    xp.multiply(prediction, prediction, out=square)
+    return square.sum() / 2, prediction
+
+
+softmax_cross_entropy = Loss("softmax-cross-entropy", _cross_entropy, _count_hits, integer_target=True)
+"""Minus the logarithm of the probability that softmax gives the target class; targets (B,) integers from 0 to k - 1."""
+
+squared_error = Loss("squared-error", _half_square, None, integer_target=False)
+"""Half the squared distance between prediction and target; targets (B,) or (B, k) numbers."""
+
+LOSSES = {loss.name: loss for loss in (softmax_cross_entropy, squared_error)}

@@ -1,0 +1,51 @@
+"""An error that one rank alone saw ends every rank, with its traceback and the rank's name first."""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+import threading
+import traceback
+from types import TracebackType
+
+from hpcml.comm.communicator import Communicator
+from hpcml.errors import HpcmlError
+
+EXIT_CODE = 70
+"""Of a world ended by an unexpected error: EX_SOFTWARE of sysexits.h."""
+
+
+def end_world_on_error(comm: Communicator) -> None:
+    """From now on, an uncaught error on this rank, in any thread, is printed with the rank's name and ends all ranks.
+
+    Errors that every rank raises (``everywhere``) are printed by rank 0 alone and end each rank in order.
+    A crash in C code prints the Python stacks; the launcher then ends the other ranks.
+    """
+    faulthandler.enable()
+
+    def on_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+        elif isinstance(error, HpcmlError) and error.everywhere:
+            if comm.rank == 0:
+                sys.__excepthook__(kind, error, trace)
+            return
+        else:
+            report(comm, error)
+        if comm.size > 1:
+            comm.abort(EXIT_CODE)
+
+    def on_thread_error(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and not isinstance(args.exc_value, SystemExit):
+            on_error(args.exc_type, args.exc_value, args.exc_traceback)
+
+    sys.excepthook = on_error
+    threading.excepthook = on_thread_error
+
+
+def report(comm: Communicator, error: BaseException) -> None:
+    """Write the error's traceback to standard error, each line named by rank, in one piece."""
+    name = f"[rank {comm.rank} of {comm.size} on {comm.host}] "
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    sys.stderr.write("".join(f"{name}{line}\n" for line in lines))
+    sys.stderr.flush()
