@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 
@@ -130,6 +130,20 @@ class Communicator(ABC):
             holders.setdefault(other.decode(errors="replace"), []).append(rank)
         sides = ", ".join(f"{shown} on {name_ranks(ranks)}" for shown, ranks in holders.items())
         raise everywhere(DisagreementError(f"ranks disagree on {what}: {sides}; start every rank with the same"))
+
+    def agree_all(self, values: Mapping[str, object], what: str) -> None:
+        """Return if all ranks hold equal values under equal names; else raise on every rank, naming the first that differs.
+
+        Raises:
+            DisagreementError: as `agree` raises it, for "`what` `name`".
+        """
+        try:
+            self.agree(dict(values), what)
+        except DisagreementError:
+            self.agree(sorted(values), f"the names of {what} values")
+            for name in sorted(values):
+                self.agree(values[name], f"{what} {name}")
+            raise
 
     def fail_together(self, error: Exception | None) -> None:
         """Raise on every rank if any rank passes an error; the message names the ranks unless all say the same."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Array, Device, stream
+from hpcml.arrays import Array, Device, stream, to_host
 from hpcml.errors import ShapeError
 from hpcml.nn.arena import Arena
 from hpcml.nn.layers.layer import Init, Layer, Shape
@@ -56,6 +56,18 @@ class Model:
         for number, p in enumerate(self.arena):
             first[p.span] = inits[p.name](stream(seed, "init", number), p.shape).reshape(-1)
         self.arena.data[:] = self.arena.device.place(first)
+
+    def move(self, device: Device) -> None:
+        """Move the arena to a device; layers follow their input."""
+        arena = self.arena
+        if arena.device == device:
+            return
+        data, arena.device = to_host(arena.data), device
+        arena.point(data=device.place(data), grad=arena.vector(tail=True))
+
+    def describe(self) -> str:
+        """Return the layers with their parameter shapes in one line."""
+        return "; ".join(f"{p.name} {p.shape}" for p in self.arena)
 
     def forward(self, x: Array) -> Array:
         """Return the predictions for B rows; they are overwritten by the next forward."""

@@ -56,7 +56,7 @@ class _Running:
         return np.zeros(len(Tail))
 
     def shared_state(self) -> Arrays:
-        return {"data": self.data, "slots": self.slots}
+        return {"weights": self.data, "slots": self.slots}
 
     def worker_state(self, worker: int) -> Arrays:
         return {}

@@ -1,0 +1,89 @@
+"""A model on a data set: each row exactly once, the same numbers on any number of ranks.
+
+Letters: V virtual workers. Worker w takes ``spans(rows, V)[w]`` in blocks of a fixed length, and sums meet over the fixed tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from hpcml.arrays import Array, aligned, span
+from hpcml.comm.communicator import Communicator
+from hpcml.data import ShardedDataset
+from hpcml.errors import DataError
+from hpcml.nn import Loss, Model, Tail, Workspace
+from hpcml.sync.reducers import TreeSum
+from hpcml.train.meters import metrics
+
+BLOCK = 256
+"""Rows in one forward pass; part of the definition of the result, since the bits of a product depend on its shape."""
+
+
+def blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Cut rows start to stop into runs of at most BLOCK."""
+    for first in range(start, stop, BLOCK):
+        yield first, min(first + BLOCK, stop)
+
+
+class Reader:
+    """Reads runs of rows into buffers of its own and onto the model's device."""
+
+    def __init__(self, data: ShardedDataset, model: Model) -> None:
+        """Allocate one block for the features and one for the targets of `data`."""
+        self.data, self.model = data, model
+        self._x = aligned((BLOCK, *data.x.shape), model.arena.dtype)
+        self._y = None if data.y is None else aligned((BLOCK, *data.y.shape), data.y.memory_dtype(model.arena.dtype))
+
+    def read(self, first: int, last: int) -> tuple[Array, Array | None]:
+        """Return features and targets of the rows first to last; valid until the next read.
+
+        Raises:
+            DataError: if a feature is not finite, naming file and row.
+        """
+        x, y = self._x[: last - first], None if self._y is None else self._y[: last - first]
+        self.data.read(first, last, x, y)
+        if not np.isfinite(x).all():
+            row = first + int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
+            path, inside = self.data.locate(row)
+            raise DataError(f"{path}: row {inside} of {self.data.x.name!r} holds a number that is not finite; mend or drop the row")
+        place = self.model.arena.device.place
+        return place(x), None if y is None else place(y)
+
+
+def evaluate(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator, workers: int) -> dict[str, float]:
+    """Return loss and metrics of the model's current parameters over all rows of a data set that has targets.
+
+    Args:
+        model: its arena holds the parameters to judge, equal on all ranks.
+        loss: the loss, whose hits give the accuracy.
+        data: rows with targets.
+        comm: all ranks, at most `workers`.
+        workers: V; the result depends on it in its last bits, not on the number of ranks.
+
+    Raises:
+        DataError: on every rank, if any rank meets a row that cannot be used.
+    """
+    reducer = TreeSum(comm, workers, len(Tail), np.float64)
+    reader, work = Reader(data, model), Workspace()
+    hosted = span(workers, comm.size, comm.rank)
+    with comm.together():
+        for worker in range(hosted.start, hosted.stop):
+            sums = reducer.buffer()
+            sums.fill(0)
+            rows = span(data.rows, workers, worker)
+            for first, last in blocks(rows.start, rows.stop):
+                sums += _judge(model, loss, *reader.read(first, last), work)
+            reducer.add()
+    return metrics(reducer.total(), loss.hits is not None)
+
+
+def _judge(model: Model, loss: Loss, x: Array, y: Array, work: Workspace) -> np.ndarray:
+    prediction = model.forward(x)
+    hits = 0 if loss.hits is None else loss.hits(prediction, y)
+    value, _ = loss(prediction, y, work)
+    tail = np.zeros(len(Tail))
+    tail[Tail.WEIGHT] = tail[Tail.ROWS] = len(x)
+    tail[Tail.LOSS], tail[Tail.HITS] = float(value), float(hits)
+    return tail

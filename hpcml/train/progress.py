@@ -1,0 +1,82 @@
+"""What a person sees of a run: a bar with rate and time left on a terminal, one plain line an epoch elsewhere; rank 0 only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, TextIO
+
+from hpcml.train.hooks import Hook
+
+if TYPE_CHECKING:
+    from hpcml.train.trainer import Trainer
+
+
+class Progress(Hook):
+    """Shows a run's progress on a stream, standard output unless another is given."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        """Choose the stream; what kind of display it gets is decided when the run starts."""
+        self._stream = stream
+        self._bar: Any = None
+
+    def before_run(self, trainer: Trainer, epochs: int) -> None:
+        """Say what starts, and open the bar where there is a terminal."""
+        self._show = trainer.comm.rank == 0
+        self._epochs, self._started, self._rows = epochs, time.perf_counter(), 0
+        if not self._show:
+            return
+        self._stream = self._stream or sys.stdout
+        self._write(_describe(trainer))
+        for note in trainer.notes:
+            self._write(f"note: {note}")
+        if self._stream.isatty():
+            self._open_bar(trainer, epochs)
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Move the bar."""
+        self._rows += trainer.sampler.batch
+        if self._bar is not None:
+            self._bar.update(self._task, completed=trainer.count, rate=f"{self._rate():,.0f} rows/s")
+
+    def after_epoch(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """Write the epoch's line."""
+        if not self._show:
+            return
+        shown = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
+        self._write(f"epoch {trainer.epoch:>{len(str(self._epochs))}}/{self._epochs}  {shown}  {self._rate():,.0f} rows/s")
+
+    def after_run(self, trainer: Trainer) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _rate(self) -> float:
+        """Return rows a second since the run started, evaluation counted in."""
+        return self._rows / max(time.perf_counter() - self._started, 1e-9)
+
+    def _write(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        elif self._stream is not None:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+    def _open_bar(self, trainer: Trainer, epochs: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("steps  {task.fields[rate]}"), TimeRemainingColumn())
+        self._bar = Bar(*columns, console=Console(file=self._stream), transient=True)
+        self._task = self._bar.add_task("training", total=epochs * trainer.sampler.steps, completed=trainer.count, rate="")
+        self._bar.start()
+
+
+def _describe(trainer: Trainer) -> str:
+    ranks, nodes = trainer.comm.size, len(set(trainer.hosts))
+    return (
+        f"{ranks} rank{'s' * (ranks > 1)} on {nodes} host{'s' * (nodes > 1)}, {trainer.workers} virtual workers,"
+        f" {trainer.sampler.rows:,} rows in batches of {trainer.sampler.batch}, {trainer.model.arena.n:,} parameters on {trainer.model.arena.device.name}"
+    )

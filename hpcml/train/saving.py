@@ -1,0 +1,111 @@
+"""What a checkpoint of a trainer holds, and how a trainer goes on from one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpcml.arrays import to_host
+from hpcml.comm.communicator import Communicator, everywhere
+from hpcml.errors import CheckpointError, NumericsError
+from hpcml.sync.synchroniser import restore
+from hpcml.train import checkpoint
+from hpcml.train.checkpoint import Checkpoint, sha256_of_weights
+from hpcml.train.conditions import conditions
+
+if TYPE_CHECKING:
+    from hpcml.train.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """Where checkpoints go, how often, how many stay, and whether to go on from the newest.
+
+    Args:
+        folder: the run's folder, on a file system that all ranks share.
+        every: steps between checkpoints; there is one at each epoch's end in any case.
+        keep: how many checkpoints stay, 1 or more.
+        resume: go on from the newest whole checkpoint, if there is one.
+    """
+
+    folder: Path
+    every: int = 0
+    keep: int = 3
+    resume: bool = False
+
+    def newest(self, comm: Communicator, notes: list[str]) -> Checkpoint | None:
+        """Return the checkpoint to go on from, on every rank, or None; add to notes what was passed over and why."""
+        if not self.resume:
+            return None
+        found, problems = checkpoint.newest_together(Path(self.folder), comm)
+        notes += [f"checkpoint passed over: {problem}" for problem in problems]
+        if found is not None:
+            notes.append(f"going on from {found.path.name}")
+        elif problems:
+            notes.append("no whole checkpoint is left; starting from the beginning")
+        return found
+
+
+def save(trainer: Trainer, saving: Saving) -> str:
+    """Write a checkpoint of the trainer as it stands, from all ranks, and return the sha256 of its weights.
+
+    Raises:
+        NumericsError: on every rank, if a weight is not finite; nothing is written.
+        CheckpointError: on every rank, if any rank cannot write.
+    """
+    trainer.sync.consensus()
+    weights = to_host(trainer.model.arena.data)
+    if not np.isfinite(weights).all():
+        where = trainer.where()
+        raise everywhere(NumericsError(f"{where}: a weight is not finite; lower optimizer.rate, older checkpoints are as they were"))
+    digest = sha256_of_weights(weights)
+    manifest: dict[str, Any] = {
+        "step": trainer.count,
+        "epoch": trainer.epoch,
+        "position": trainer.position,
+        "workers": trainer.workers,
+        "ranks": trainer.comm.size,
+        "identity": trainer.identity,
+        "meter": trainer.meter.state(),
+        "metrics": trainer.metrics,
+        "conditions": conditions(),
+        "layout": trainer.model.arena.layout(),
+        "weights_sha256": digest,
+    }
+    workers = {worker: trainer.sync.worker_state(worker) for worker in trainer.hosted}
+    shared = {"weights": weights, **trainer.sync.shared_state()}
+    checkpoint.save(Path(saving.folder), trainer.comm, manifest, shared, workers, saving.keep)
+    return digest
+
+
+def go_on(trainer: Trainer, found: Checkpoint) -> None:
+    """Overwrite the trainer's state with a checkpoint, whatever number of ranks wrote it.
+
+    Raises:
+        CheckpointError: on every rank, naming each setting that differs from the checkpoint's, or the file that cannot be read.
+    """
+    require_same_run(trainer.identity, found)
+    with trainer.comm.together():
+        device = trainer.model.arena.device
+        restore(trainer.sync.shared_state(), found.shared(), device)
+        for worker in trainer.hosted:
+            restore(trainer.sync.worker_state(worker), found.worker(worker), device)
+    then, now = found.manifest["conditions"], conditions()
+    changed = [f"{key} {then[key]} then, {now[key]} now" for key in now if then.get(key) != now[key]]
+    if changed:
+        trainer.notes.append(f"the checkpoint was computed under other conditions, so its bits cannot be promised on: {'; '.join(changed)}")
+    trainer.count, trainer.epoch, trainer.position = found.step, found.manifest["epoch"], found.manifest["position"]
+    trainer.metrics = found.manifest["metrics"]
+    trainer.meter.restore(found.manifest["meter"])
+
+
+def require_same_run(identity: dict[str, str], found: Checkpoint) -> None:
+    """Raise CheckpointError unless the checkpoint was written by a run with this identity."""
+    then = found.manifest["identity"]
+    differ = [f"{key} is {identity[key]!r}, the checkpoint's is {then.get(key)!r}" for key in identity if then.get(key) != identity[key]]
+    if differ:
+        text = f"{found.path}: of another run: {'; '.join(differ)}; resume with the run's own settings, or start anew in another folder"
+        raise everywhere(CheckpointError(text))

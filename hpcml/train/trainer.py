@@ -1,0 +1,255 @@
+"""The loop: batches to gradients to agreement to parameters, over the virtual workers that this rank hosts.
+
+Letters: B rows of the global batch, V virtual workers, P ranks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+
+from hpcml.arrays import Device, choose_device, span
+from hpcml.comm.communicator import Communicator, everywhere
+from hpcml.data import Batch, Loader, Sampler, ShardedDataset
+from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError
+from hpcml.nn import Loss, Model, Tail, Workspace
+from hpcml.optim import Rule
+from hpcml.sync import EveryStep, LocalSteps
+from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
+from hpcml.train.evaluation import evaluate
+from hpcml.train.hooks import Hook
+from hpcml.train.meters import EpochMeter, metrics
+from hpcml.train.progress import Progress
+from hpcml.train.saving import Saving, go_on, save
+from hpcml.train.start import init
+
+
+class Trainer:
+    """Trains a model on a data set: the same bits on any number of ranks where the synchroniser is exact.
+
+    Args:
+        model: its arena becomes the run's, and moves to the device.
+        loss: such as ``softmax_cross_entropy``.
+        optimizer: such as ``SGD(rate=0.1, momentum=0.9)``.
+        sync: such as ``EveryStep()`` or ``LocalSteps(every=8)``.
+        data: rows with targets.
+        batch: B, rows of the global batch, whatever the number of ranks.
+        workers: V; left out, the number of ranks at the first start, which the checkpoint remembers.
+        seed: of the order of the rows.
+        test: rows on which the model is judged after each epoch.
+        comm: all ranks; left out, the world as ``hpcml.init()`` gives it.
+        device: where arrays live; left out, a GPU where there is one, else the CPU.
+        threads: BLAS threads a rank; left out, 1 where exact, else the rank's share of the node's cores.
+        sampling: shuffle, block and window, as Sampler takes them.
+        saving: where and how often checkpoints are written, and whether to resume; left out, nothing is written.
+        hooks: called around the loop, in order; left out, progress is shown on rank 0.
+
+    Raises:
+        ConfigError: for numbers that do not fit together, such as more ranks than workers.
+        DisagreementError: if ranks hold different models, data or settings.
+        CheckpointError: if the checkpoint to resume from is of another run.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        loss: Loss,
+        optimizer: Rule,
+        sync: EveryStep | LocalSteps,
+        data: ShardedDataset,
+        *,
+        batch: int,
+        workers: int | None = None,
+        seed: int = 0,
+        test: ShardedDataset | None = None,
+        comm: Communicator | None = None,
+        device: Device | None = None,
+        threads: int | None = None,
+        sampling: dict[str, Any] | None = None,
+        saving: Saving | None = None,
+        hooks: Sequence[Hook] | None = None,
+    ) -> None:
+        self.comm = comm or init()
+        self.model, self.loss, self.optimizer, self.data, self.test = model, loss, optimizer, data, test
+        self.saving, self.notes = saving, list[str]()
+        self.hooks = [Progress()] if hooks is None else list(hooks)
+        found = saving.newest(self.comm, self.notes) if saving else None
+        self.workers = workers or (found.manifest["workers"] if found else self.comm.size)
+        require_hosts(self.workers, self.comm.size)
+        run = span(self.workers, self.comm.size, self.comm.rank)
+        self.hosted = range(run.start, run.stop)
+        fix_blas_threads(self.comm, sync.sum.exact, threads)
+        local_rank = self.comm.by_node()[0].rank
+        with self.comm.together():
+            require_fit(model, loss, data)
+            model.move(device or choose_device("auto", local_rank))
+            self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
+            self.loader = Loader(data, self.sampler, self.hosted, dtype=model.arena.dtype, place=model.arena.device.place)
+        self.identity = identify(self, sync, sampling or {})
+        self.comm.agree_all({**self.identity, "test data": test and test.index.fingerprint()}, "the run's")
+        if sync.sum.exact:
+            require_equal_conditions(self.comm)
+        self.comm.broadcast(model.arena.data)
+        self.sync = sync.start(model.arena, self.comm, self.workers, optimizer)
+        self.hosts = [name.decode() for name in self.comm.all_gather_bytes(self.comm.host.encode())]
+        self.count = self.epoch = self.position = 0
+        self.metrics: dict[str, float] = {}
+        self.meter, self.work, self._tail = EpochMeter(), Workspace(), np.zeros(len(Tail), model.arena.dtype)
+        self._fault: HpcmlError | None = None
+        self.weights_sha256: str | None = None
+        self.resumed_from = found.step if found else None
+        if found:
+            go_on(self, found)
+
+    def step(self, batches: list[Batch]) -> None:
+        """Take one step: each hosted worker's gradient, what the synchroniser makes of all workers', the update."""
+        for batch in batches:
+            self.sync.enter(batch.worker)
+            self._differentiate(batch)
+            self.sync.leave(batch.worker, self.count)
+        sums = self.sync.exchange(self.count)
+        if sums is not None:
+            self._require_no_fault(sums)
+            self.sync.update(self.count, sums)
+            self.meter.add(sums)
+        self.count += 1
+
+    def run(self, epochs: int) -> dict[str, float]:
+        """Train until this many epochs are done, those before a resume counted in, and return the last epoch's metrics."""
+        self.comm.agree(epochs, "the number of epochs")
+        for hook in self.hooks:
+            hook.before_run(self, epochs)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is found and named by us
+            while self.epoch < epochs:
+                self._run_epoch()
+        self.sync.consensus()
+        self.save()
+        for hook in self.hooks:
+            hook.after_run(self)
+        return self.metrics
+
+    def save(self) -> None:
+        """Write a checkpoint, if the run saves at all."""
+        if self.saving:
+            self.weights_sha256 = save(self, self.saving)
+
+    def evaluate(self, data: ShardedDataset) -> dict[str, float]:
+        """Return loss and metrics of the mean model over all rows of a data set, equal on all ranks."""
+        self._require_no_fault(self.sync.consensus())
+        return evaluate(self.model, self.loss, data, self.comm, self.workers)
+
+    def where(self) -> str:
+        """Return the position in words, for messages."""
+        return f"epoch {self.epoch}, step {self.position}"
+
+    def _run_epoch(self) -> None:
+        with closing(self.loader.batches(self.epoch, self.position)) as epoch:
+            for batches in epoch:
+                self.step(batches)
+                self.position += 1
+                if self.saving and self.saving.every and self.count % self.saving.every == 0 and self.position < self.sampler.steps:
+                    self.save()
+                for hook in self.hooks:
+                    hook.after_step(self)
+        self._close_epoch()
+
+    def _close_epoch(self) -> None:
+        pending = self.sync.consensus()
+        self._require_no_fault(pending)
+        seen = metrics(self.meter.close_epoch(pending), self.loss.hits is not None)
+        self.metrics = {f"train_{name}": value for name, value in seen.items()}
+        if self.test is not None:
+            judged = evaluate(self.model, self.loss, self.test, self.comm, self.workers)
+            self.metrics |= {f"test_{name}": value for name, value in judged.items()}
+        self.epoch, self.position = self.epoch + 1, 0
+        self.save()
+        for hook in self.hooks:
+            hook.after_epoch(self, self.metrics)
+
+    def _differentiate(self, batch: Batch) -> None:
+        """Leave in the arena the sums over this worker's rows: gradient, weight, loss, hits; or one fault and zeros."""
+        arena, self._tail[:] = self.model.arena, 0
+        try:
+            if batch.error is not None:
+                raise batch.error
+            if len(batch.rows):
+                self._tail[Tail.WEIGHT] = self._tail[Tail.ROWS] = len(batch.rows)
+                self._tail[Tail.LOSS], self._tail[Tail.HITS] = self._back_propagate(batch)
+            else:
+                arena.grad.fill(0)
+        except (DataError, NumericsError) as error:
+            self._fault = self._fault or error
+            arena.grad.fill(0)
+            self._tail[:] = 0
+            self._tail[Tail.FAULTS] = 1
+        arena.tail[...] = arena.device.place(self._tail)
+
+    def _back_propagate(self, batch: Batch) -> tuple[float, float]:
+        prediction = self.model.forward(batch.x)
+        hits = 0.0 if self.loss.hits is None else float(self.loss.hits(prediction, batch.y))
+        try:
+            value, slope = self.loss(prediction, batch.y, self.work)
+        except DataError as error:
+            raise DataError(f"{self.where()}, worker {batch.worker}: {error}") from None
+        if not math.isfinite(value):
+            raise NumericsError(self._name_bad_rows(batch, float(value)))
+        self.model.backward(slope)
+        return float(value), hits
+
+    def _name_bad_rows(self, batch: Batch, value: float) -> str:
+        """Return a message that names step, worker and the rows whose own loss is not finite."""
+        bad = []
+        for k in range(len(batch.rows)):
+            row = slice(k, k + 1)
+            if not math.isfinite(self.loss(self.model.forward(batch.x[row]), batch.y[row], self.work)[0]):
+                bad.append("{} row {}".format(*self.data.locate(int(batch.rows[k]))))
+        rows = f"rows: {', '.join(bad[:3])}" + (f" and {len(bad) - 3} more" if len(bad) > 3 else "") if bad else "no single row's loss"
+        return (
+            f"{self.where()}, worker {batch.worker}: the loss is {value} over {len(batch.rows)} rows, not finite for {rows};"
+            " lower optimizer.rate, or set optimizer.clip"
+        )
+
+    def _require_no_fault(self, sums: np.ndarray) -> None:
+        """Raise on every rank if any worker had a fault since the last exchange."""
+        if not sums[Tail.FAULTS] and math.isfinite(sums[Tail.LOSS]):
+            return
+        self.comm.fail_together(self._fault)
+        raise everywhere(NumericsError(f"{self.where()}: the sum of the losses is {sums[Tail.LOSS]}; lower optimizer.rate"))
+
+
+def require_hosts(workers: int, ranks: int) -> None:
+    """Raise ConfigError on every rank if there are more ranks than virtual workers."""
+    if workers < 1:
+        raise everywhere(ConfigError(f"train.virtual_workers is {workers}; there must be at least 1"))
+    if ranks > workers:
+        text = f"{ranks} ranks for {workers} virtual workers: a rank must host at least one"
+        raise everywhere(ConfigError(f"{text}; start at most {workers} ranks, or start a new run with train.virtual_workers = {ranks}"))
+
+
+def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
+    """Raise ShapeError or DataError unless model, loss and data fit together."""
+    if data.y is None:
+        raise DataError("training needs a target; open the shards with target=...")
+    if tuple(data.x.shape) != model.shape:
+        raise ShapeError(f"the data's rows have shape {tuple(data.x.shape)}, the model takes {model.shape}")
+    if loss.integer_target and np.dtype(data.y.dtype).kind not in "iub":
+        raise DataError(f"{loss.name} takes whole numbers as target, field {data.y.name!r} is {data.y.dtype}")
+
+
+def identify(trainer: Trainer, sync: EveryStep | LocalSteps, sampling: dict[str, Any]) -> dict[str, str]:
+    """Return in plain words everything that decides the bits of a run; a resumed run must have the same."""
+    return {
+        "parameter layout": f"{trainer.model.arena.fingerprint()} of {trainer.model.describe()}",
+        "loss": trainer.loss.name,
+        "optimizer": repr(trainer.optimizer),
+        "synchroniser": repr(sync),
+        "training data": trainer.data.index.fingerprint(),
+        "global batch": str(trainer.sampler.batch),
+        "virtual workers": str(trainer.workers),
+        "seed": str(trainer.sampler.seed),
+        "sampling": repr(dict(sorted(sampling.items()))),
+    }
