@@ -20,10 +20,10 @@ def make_shards(tmp_path: Path) -> MakeShards:
     def make(lengths: Sequence[int], width: int = 3, dtype: Any = "<f4", y_dtype: Any = "<i8", **layout: Any) -> list[Path]:
         paths, start = [], 0
         for i, rows in enumerate(lengths):
-            x, y = truth(start, start + rows, width)
+            y = np.arange(start, start + rows)
             paths.append(tmp_path / f"part-{i}.h5")
             with h5py.File(paths[-1], "w") as file:
-                file.create_dataset("x", data=x.astype(dtype), **layout)
+                file.create_dataset("x", data=x_of(y, width).astype(dtype), **layout)
                 file.create_dataset("y", data=y.astype(y_dtype), **layout)
             start += rows
         return paths
@@ -31,12 +31,12 @@ def make_shards(tmp_path: Path) -> MakeShards:
     return make
 
 
-def truth(start: int, stop: int, width: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Return what rows start to stop-1 of `make_shards` hold, as float64 and int64."""
-    y = np.arange(start, stop)
-    return y[:, None] + np.arange(width) / 8, y
+@pytest.fixture
+def truth() -> Callable[..., np.ndarray]:
+    """Return a function from rows of `make_shards` to their x, as float32."""
+    return x_of
 
 
-def truth_of(rows: np.ndarray, width: int = 3) -> np.ndarray:
+def x_of(rows: Sequence[int] | np.ndarray, width: int = 3) -> np.ndarray:
     """Return x of some rows of `make_shards`, as float32."""
-    return (rows[:, None] + np.arange(width) / 8).astype(np.float32)
+    return (np.asarray(rows)[:, None] + np.arange(width) / 8).astype(np.float32)
