@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -115,7 +116,7 @@ class ShardedDataset:
 
     def _shard(self, row: int) -> int:
         """Return the position of the shard that holds a row."""
-        return int(np.searchsorted(self._edges, row, side="right")) - 1
+        return bisect_right(self._edges, row) - 1
 
     def _check_read(self, start: int, stop: int, x_out: np.ndarray, y_out: np.ndarray | None) -> None:
         """Refuse rows that do not exist and arrays that do not fit."""
@@ -126,10 +127,11 @@ class ShardedDataset:
                 continue
             if field is None:
                 raise ShapeError("an array was given for the target, but the data set was opened with target=None")
-            if out.shape != (stop - start, *field.shape) or not out.flags.c_contiguous:
-                raise ShapeError(f"field {field.name!r}: expected a contiguous array of shape {(stop - start, *field.shape)}, found {out.shape}")
+            shape = (stop - start, *field.shape)
+            if out.shape != shape or not out.flags.c_contiguous:
+                raise ShapeError(f"field {field.name!r}: expected a contiguous array of shape {shape}, found {out.shape}")
             if not np.can_cast(field.dtype, out.dtype, "same_kind"):
-                raise ShapeError(f"field {field.name!r} is {field.dtype}, an array of {out.dtype} would lose its values; give one of float32 or float64")
+                raise ShapeError(f"field {field.name!r} is {field.dtype}, an array of {out.dtype} would lose its values; give float32")
 
 
 def open_shards(pattern: str | Path | Sequence[str | Path], features: str = "x", target: str | None = "y") -> ShardedDataset:

@@ -110,7 +110,7 @@ class Loader:
     def _batches(self, epoch: int, step: int) -> Iterator[list[Batch]]:
         """Run the reading thread for as long as the generator lives."""
         if self._thread is not None and self._thread.is_alive():
-            raise ConfigError("this loader is still reading another epoch; end or close that one first, its batches share memory with this one")
+            raise ConfigError("this loader is still reading another epoch; end or close that one first, they share memory")
         reading = _Reading(range(len(self._ring)))
         thread = self._thread = threading.Thread(target=self._read, args=(epoch, step, reading), name="hpcml-loader", daemon=True)
         # A generator that outlives the program would leave the thread inside HDF5 while the interpreter is taken down.

@@ -166,7 +166,7 @@ class Sampler:
             return rows
         place = np.searchsorted(plan.ends, positions, side="right")
         block = plan.units[place]
-        start, stop = self._bounds(block)
+        _, stop = self._bounds(block)
         return stop - (plan.ends[place] - positions)
 
     def _planned(self, epoch: int) -> _Plan:

@@ -146,7 +146,7 @@ def _inspect(path: Path, features: str, target: str | None) -> tuple[list[Field 
             # Damage behind an intact first block shows only when the metadata is walked.
             raise ShardError(f"{path}: its metadata is damaged; write or copy the shard again ({error})") from error
     if y_rows != rows:
-        raise ShardError(f"{path}: field {target!r} has {y_rows} rows, field {features!r} has {rows}; write the shard again with equal rows")
+        raise ShardError(f"{path}: field {target!r} has {y_rows} rows, field {features!r} has {rows}; write the shard again")
     if y is not None and y.dtype == "uint64":
         raise ShardError(f"{path}: field {target!r} is uint64, which a target of int64 cannot hold; write it as int64")
     status = path.stat()
@@ -159,7 +159,8 @@ def _field(path: Path, file: Any, name: str) -> tuple[Field, int]:
 
     item = file.get(name) if name.strip("/") else file
     if not isinstance(item, h5py.Dataset):
-        raise ShardError(f"{path}: field {name!r} {'is a group' if isinstance(item, h5py.Group) else 'is absent'}; {_suggest(file, name)}")
+        what = "is a group" if isinstance(item, h5py.Group) else "is absent"
+        raise ShardError(f"{path}: field {name!r} {what}; {_suggest(file, name)}")
     dtype = item.dtype.newbyteorder("=").name if item.dtype.fields is None and item.dtype.subdtype is None else str(item.dtype)
     if dtype not in DTYPES:
         raise ShardError(f"{path}: field {name!r} has dtype {item.dtype}, expected one of {', '.join(DTYPES)}; write it as numbers")
@@ -188,7 +189,7 @@ def _refuse_unwritten(path: Path, item: Any, name: str) -> None:
     import h5py
 
     if item.is_virtual or item.external:
-        raise ShardError(f"{path}: field {name!r} keeps its rows in other files, and reads as zeros where one is missing; name those files instead")
+        raise ShardError(f"{path}: field {name!r} keeps its rows in other files, and reads as zeros where one is gone; name those files")
     plist = item.id.get_create_plist()
     if not item.id.get_storage_size():
         raise ShardError(f"{path}: field {name!r} was created but never written, its rows read as zeros; write the shard again")
@@ -196,7 +197,7 @@ def _refuse_unwritten(path: Path, item: Any, name: str) -> None:
         code, _, _, label = plist.get_filter(position)
         if not h5py.h5z.filter_avail(code):
             label = label.decode(errors="replace") or "no name"
-            raise ShardError(f"{path}: field {name!r} needs HDF5 filter {code} ({label}), which is not installed; install the filter, or write with gzip")
+            raise ShardError(f"{path}: field {name!r} needs HDF5 filter {code} ({label}), which is not installed; install it, or use gzip")
 
 
 def _agree(path: Path, first_path: Path, first: Field | None, found: Field | None) -> None:

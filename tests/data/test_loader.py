@@ -109,7 +109,8 @@ def test_rows_without_target_have_y_none(make_shards):
 def test_real_targets_take_the_dtype_of_the_features(make_shards):
     with open_shards(make_shards([8], y_dtype=">f8")) as data:
         for dtype in (np.float32, np.float64):
-            assert {b.y.dtype for parts in Loader(data, Sampler([8], 4, 1, 7), [0], dtype=dtype).batches(0) for b in parts} == {np.dtype(dtype)}
+            loader = Loader(data, Sampler([8], 4, 1, 7), [0], dtype=dtype)
+            assert {batch.y.dtype for (batch,) in loader.batches(0)} == {np.dtype(dtype)}
 
 
 def test_long_runs_are_read_in_pieces_to_the_same_bits(data, sampler, monkeypatch):
@@ -120,7 +121,12 @@ def test_long_runs_are_read_in_pieces_to_the_same_bits(data, sampler, monkeypatc
 
 def test_an_epoch_reads_each_row_once(data, sampler, monkeypatch):
     reads = []
-    monkeypatch.setattr(data, "read", lambda start, stop, *out: (reads.extend(range(start, stop)), ShardedDataset.read(data, start, stop, *out)))
+
+    def read(start, stop, *out):
+        reads.extend(range(start, stop))
+        ShardedDataset.read(data, start, stop, *out)
+
+    monkeypatch.setattr(data, "read", read)
     list(Loader(data, sampler, range(4)).batches(0))
     assert sorted(reads) == list(range(data.rows))
 
@@ -183,7 +189,8 @@ def test_a_failed_read_marks_the_batches_that_hold_its_rows_from_whichever_step(
     whole = {}
     for begin in (0, first):
         monkeypatch.setattr(data, "read", read)
-        found = {(s, b.worker): str(b.error) for s, parts in enumerate(Loader(data, sampler, range(4)).batches(0, begin), begin) for b in parts}
+        batches = Loader(data, sampler, range(4)).batches(0, begin)
+        found = {(step, batch.worker): str(batch.error) for step, parts in enumerate(batches, begin) for batch in parts}
         whole = whole or found
         assert found == {key: error for key, error in whole.items() if key[0] >= begin}
     for (step, worker), error in whole.items():
@@ -284,7 +291,7 @@ next(batches)
 
 
 def test_after_the_first_epoch_nothing_big_is_allocated(make_shards):
-    with open_shards(make_shards([3000, 1000], width=256, dtype=">f8")) as data:
+    with open_shards(make_shards([1500, 500], width=2048, dtype=">f8")) as data:
         loader = Loader(data, Sampler(data.shard_rows, 128, 2, 7, block=16, window=16), [0, 1])
         list(loader.batches(0))
         tracemalloc.start()
@@ -292,7 +299,7 @@ def test_after_the_first_epoch_nothing_big_is_allocated(make_shards):
             pass
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    one_batch = 64 * 256 * 4
+    one_batch = 64 * 2048 * 4
     assert peak < one_batch < loader.nbytes
 
 
