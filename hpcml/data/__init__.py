@@ -1,0 +1,9 @@
+"""From HDF5 shards to batches: the layout, the row space, the order, and reading ahead."""
+
+from hpcml.data.dataset import ShardedDataset, open_shards
+from hpcml.data.index import Field, Index, Shard
+from hpcml.data.loader import Batch, Loader
+from hpcml.data.sampler import Sampler
+from hpcml.data.shards import find_shards, index_shards
+
+__all__ = ["Batch", "Field", "Index", "Loader", "Sampler", "Shard", "ShardedDataset", "find_shards", "index_shards", "open_shards"]
