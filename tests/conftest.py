@@ -180,4 +180,3 @@ def shared_path(tmp_path: Path) -> Iterator[Path]:
 def repository() -> Path:
     """The folder that holds pyproject.toml."""
     return Path(__file__).resolve().parent.parent
-

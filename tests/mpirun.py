@@ -85,8 +85,8 @@ class Child:
     ) -> None:
         self._token = uuid.uuid4().hex
         # Files, not pipes: a rank that outlives its mpirun would hold a pipe open, and the reader would wait for it.
-        self._out = tempfile.TemporaryFile() if capture else None
-        self._err = tempfile.TemporaryFile() if capture else None
+        self._out = tempfile.TemporaryFile() if capture else None  # noqa: SIM115 - closed by wait
+        self._err = tempfile.TemporaryFile() if capture else None  # noqa: SIM115 - closed by wait
         self._start = time.monotonic()
         self._process = subprocess.Popen(
             [str(word) for word in command],
@@ -186,9 +186,7 @@ def start(n: int, *args: str | Path, cwd: str | Path | None = None, env: Mapping
     return Child([launcher(), "-n", str(n), sys.executable, *args], cwd=cwd, env=env)
 
 
-def mpirun(
-    n: int, *args: str | Path, cwd: str | Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 50
-) -> Result:
+def mpirun(n: int, *args: str | Path, cwd: str | Path | None = None, env: Mapping[str, str] | None = None, timeout: float = 50) -> Result:
     """Run ``mpirun -n n python -m hpcml <args>`` and return how it ended.
 
     The default limit stands below pytest's own 60 seconds, so that the ranks' stacks are printed before pytest's.

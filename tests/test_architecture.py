@@ -143,7 +143,11 @@ PLANTED = {
     "relative, up": ("optim/a.py", "from ..train import trainer", "optim may not import train"),
     "relative, two rooms": ("nn/layers/a.py", "from ...comm import mpi", "nn may not import comm"),
     "relative, in a package": ("sync/__init__.py", "from ..train import x", "sync may not import train"),
-    "only for types": ("arrays/a.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from hpcml.nn import x", "arrays may not import nn"),
+    "only for types": (
+        "arrays/a.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from hpcml.nn import x",
+        "arrays may not import nn",
+    ),
     "inside a function": ("comm/a.py", 'def f():\n    """F."""\n    from hpcml import data', "comm may not import data"),
     "by a name in a string": ("comm/a.py", "import importlib\nimportlib.import_module('hpcml.nn.arena')", "comm may not import nn"),
     "from the top": ("nn/a.py", "from hpcml import Trainer", "nn may not import __init__"),
