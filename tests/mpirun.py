@@ -56,6 +56,7 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     # Open MPI refuses root and more ranks than cores unless told; MPICH reads none of these.
     env["OMPI_ALLOW_RUN_AS_ROOT"] = env["OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"] = "1"
     env["PRTE_MCA_rmaps_default_mapping_policy"] = ":oversubscribe"
+    env.setdefault("HOME", str(Path.home()))  # Open MPI does not start without one
     # Several ranks share the few cores of a test machine; threads that spin cost far more than they give.
     env.setdefault("OMP_NUM_THREADS", "1")
     return env | dict(extra or {})
