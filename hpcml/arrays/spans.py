@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 
 def spans(n: int, parts: int) -> list[slice]:
     """Cut range(n) into `parts` consecutive spans whose lengths differ by at most one."""
     edges = [n * i // parts for i in range(parts + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def span(n: int, parts: int, part: int) -> slice:

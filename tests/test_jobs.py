@@ -1,0 +1,135 @@
+"""The job files are real: every config trains, every script passes shellcheck and launches once."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+JOBS = Path(__file__).resolve().parent.parent / "jobs"
+CONFIGS = sorted(JOBS.glob("*.toml"))
+SCRIPTS = sorted([*JOBS.glob("*.slurm"), *JOBS.glob("*.pbs")])
+
+
+def commands(script: Path) -> list[str]:
+    """The lines of a script that do something."""
+    return [line.strip() for line in script.read_text().splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def launches(script: Path) -> list[str]:
+    """The lines of a script that start ranks."""
+    return [line for line in commands(script) if re.match(r"(exec\s+)?(mpirun|mpiexec|srun)\s", line)]
+
+
+def test_there_are_job_files_to_test():
+    assert CONFIGS
+    assert {script.suffix for script in SCRIPTS} == {".slurm", ".pbs"}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+def test_a_config_trains(config, tmp_path, mpirun, repository):
+    mpirun(2, "train", config, "--set", "train.epochs=1", "--run", tmp_path / "run", cwd=repository).check()
+    assert (tmp_path / "run" / "summary.json").stat().st_size > 0
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+class TestScript:
+    def test_it_passes_shellcheck(self, script):
+        shellcheck = Path(sys.executable).parent / "shellcheck"
+        done = subprocess.run([shellcheck, "--shell=bash", script], capture_output=True, text=True, timeout=50)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def test_it_stops_at_the_first_error(self, script):
+        assert commands(script)[0] == "set -euo pipefail"
+
+    def test_it_starts_ranks_once(self, script):
+        assert len(launches(script)) == 1
+
+    def test_it_runs_a_config_that_exists_and_goes_on_when_run_again(self, script):
+        (line,) = launches(script)
+        (config,) = re.findall(r"jobs/\S+\.toml", line)
+        assert (JOBS.parent / config).exists()
+        assert "--resume" in line
+
+    def test_its_config_has_the_same_stem(self, script):
+        assert script.with_suffix(".toml").exists()
+
+
+FAKE_MPIRUN = """#!/bin/bash
+echo "mpirun $*" >>calls
+if [[ -n ${FAKE_SECONDS:-} ]]; then sleep "$FAKE_SECONDS"; fi
+if [[ -z ${FAKE_LOST:-} ]]; then
+    while (($#)); do [[ $1 != --run ]] || { mkdir -p "$2"; echo '{}' >"$2/summary.json"; }; shift; done
+fi
+exit "${FAKE_CODE:-0}"
+"""
+
+FAKE_SCONTROL = """#!/bin/bash
+echo "scontrol $*" >>calls
+"""
+
+
+@pytest.fixture
+def submit(tmp_path):
+    """Run a job script with a scheduler's variables, a fake mpirun and a fake scontrol; return (exit code, calls, stderr)."""
+    for name, text in {"mpirun": FAKE_MPIRUN, "scontrol": FAKE_SCONTROL}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "nodes").write_text("a\na\nb\n")
+
+    def run(script, **extra):
+        env = {
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "SLURM_JOB_ID": "41",
+            "SLURM_NTASKS": "3",
+            "PBS_JOBID": "41.server",
+            "PBS_NODEFILE": str(tmp_path / "nodes"),
+            "PBS_O_WORKDIR": str(tmp_path),
+        }
+        usr1 = extra.pop("usr1_after", None)
+        child = subprocess.Popen(["bash", script], cwd=tmp_path, env=env | extra, stderr=subprocess.PIPE, text=True)
+        if usr1:
+            with pytest.raises(subprocess.TimeoutExpired):
+                child.wait(usr1)
+            child.send_signal(10)
+        _, err = child.communicate(timeout=30)
+        calls = tmp_path / "calls"
+        return child.returncode, calls.read_text().splitlines() if calls.exists() else [], err
+
+    return run
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+class TestScriptInAScheduler:
+    def test_one_rank_a_slot_and_one_folder_a_job(self, script, submit):
+        code, calls, _ = submit(script)
+        assert code == 0
+        assert calls == ["mpirun -n 3 hpcml train jobs/digits.toml --run runs/digits-41 --resume"]
+
+    def test_an_earlier_run_can_be_named(self, script, submit):
+        assert "--run runs/old --resume" in submit(script, RUN="runs/old")[1][0]
+
+    def test_the_exit_code_is_that_of_the_training(self, script, submit):
+        assert submit(script, FAKE_CODE="7")[0] == 7
+
+    def test_a_launcher_that_lost_a_node_and_says_0_is_not_believed(self, script, submit):
+        code, _, err = submit(script, FAKE_LOST="yes")
+        assert code == 1
+        assert "summary.json is missing" in err
+
+
+SLURM = [script for script in SCRIPTS if script.suffix == ".slurm"]
+
+
+@pytest.mark.parametrize("script", SLURM, ids=lambda path: path.name)
+class TestTimeIsNearlyUp:
+    def test_the_job_goes_back_into_the_queue_and_training_goes_on_meanwhile(self, script, submit):
+        code, calls, _ = submit(script, FAKE_SECONDS="3", usr1_after=1)
+        assert code == 0
+        assert calls[1:] == ["scontrol requeue 41"]
+
+    def test_but_not_for_ever(self, script, submit):
+        assert len(submit(script, FAKE_SECONDS="3", usr1_after=1, SLURM_RESTART_COUNT="10")[1]) == 1
