@@ -1,0 +1,1 @@
+"""The suite; a package, so that no other distribution's `tests` can stand before it."""
