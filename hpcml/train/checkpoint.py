@@ -106,6 +106,18 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, problems
 
 
+def require_newest(folder: Path) -> Checkpoint:
+    """Return the newest whole checkpoint of a run.
+
+    Raises:
+        CheckpointError: if there is none; the message says what is wrong with those that are there.
+    """
+    found, problems = newest(folder)
+    if found is None:
+        raise CheckpointError("\n".join([f"{folder}: no whole checkpoint", *problems]))
+    return found
+
+
 def newest_together(folder: Path, comm: Communicator) -> tuple[Checkpoint | None, list[str]]:
     """Return what `newest` finds on rank 0, on every rank, so that all go on from the same checkpoint."""
     found: tuple[Checkpoint | None, list[str]] = (None, [])

@@ -72,6 +72,7 @@ def save(trainer: Trainer, saving: Saving) -> str:
         "meter": trainer.meter.state(),
         "metrics": trainer.metrics,
         "conditions": conditions(),
+        "row_shape": trainer.model.shape,
         "layout": trainer.model.arena.layout(),
         "weights_sha256": digest,
     }

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 from hpcml.comm.communicator import Communicator
 from hpcml.comm.mpi import world
 from hpcml.watch import end_world_on_error
 
 
-@cache
+_started: list[Communicator] = []
+
+
+def started() -> Communicator | None:
+    """Return the communicator of all ranks if `init` was called, else None."""
+    return _started[0] if _started else None
+
+
 def init() -> Communicator:
     """Start MPI and return the communicator of all ranks; from now on an error on one rank ends all, named and with its traceback.
 
     Raises:
         LaunchError: if the launcher started several ranks, but this process would believe to be alone.
     """
-    comm = world()
-    end_world_on_error(comm)
-    return comm
+    if not _started:
+        _started.append(world())
+        end_world_on_error(_started[0])
+    return _started[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Device, choose_device, span
+from hpcml.arrays import choose_device, span
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.data import Batch, Loader, Sampler, ShardedDataset
 from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError
@@ -42,7 +42,7 @@ class Trainer:
         seed: of the order of the rows.
         test: rows on which the model is judged after each epoch.
         comm: all ranks; left out, the world as ``hpcml.init()`` gives it.
-        device: where arrays live; left out, a GPU where there is one, else the CPU.
+        device: "cpu", "gpu", or "auto": a GPU where there is one.
         threads: BLAS threads a rank; left out, 1 where exact, else the rank's share of the node's cores.
         sampling: shuffle, block and window, as Sampler takes them.
         saving: where and how often checkpoints are written, and whether to resume; left out, nothing is written.
@@ -67,7 +67,7 @@ class Trainer:
         seed: int = 0,
         test: ShardedDataset | None = None,
         comm: Communicator | None = None,
-        device: Device | None = None,
+        device: str = "auto",
         threads: int | None = None,
         sampling: dict[str, Any] | None = None,
         saving: Saving | None = None,
@@ -86,7 +86,7 @@ class Trainer:
         local_rank = self.comm.by_node()[0].rank
         with self.comm.together():
             require_fit(model, loss, data)
-            model.move(device or choose_device("auto", local_rank))
+            model.move(choose_device(device, local_rank))
             self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
             self.loader = Loader(data, self.sampler, self.hosted, dtype=model.arena.dtype, place=model.arena.device.place)
         self.identity = identify(self, sync, sampling or {})

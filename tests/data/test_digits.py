@@ -26,8 +26,8 @@ def test_both_parts_are_as_their_readme_says():
     for pattern, lengths in (("train-*.h5", (401, 350, 287, 222, 178)), ("test-*.h5", (211, 148))):
         x, y, shard_rows = rows_of(pattern)
         assert shard_rows == lengths
-        np.testing.assert_array_equal(x * 16, np.round(x * 16))
-        assert (x.min(), x.max(), y.min(), y.max()) == (0, 1, 0, 9)
+        np.testing.assert_array_equal(x * 4, np.round(x * 4))
+        assert (x.min(), x.max(), y.min(), y.max()) == (0, 4, 0, 9)
 
 
 def test_the_parts_have_every_digit_in_the_same_share():
@@ -39,7 +39,7 @@ def test_the_parts_are_the_rows_of_scikit_learn_each_once():
     datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn, where the digits come from, is not installed")
     pixels, labels = datasets.load_digits(return_X_y=True)
     (x, y, _), (more_x, more_y, _) = rows_of("train-*.h5"), rows_of("test-*.h5")
-    here = np.column_stack([np.concatenate([x, more_x]) * 16, np.concatenate([y, more_y])])
+    here = np.column_stack([np.concatenate([x, more_x]) * 4, np.concatenate([y, more_y])])
     there = np.column_stack([pixels, labels])
     np.testing.assert_array_equal(here[np.lexsort(here.T)], there[np.lexsort(there.T)])
 

@@ -1,0 +1,191 @@
+"""The only place where names become objects: a Config to data sets, a model, a rule, a trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hpcml.comm.communicator import Communicator, everywhere
+from hpcml.config import Config
+from hpcml.data import Index, ShardedDataset, find_shards, index_shards
+from hpcml.errors import ConfigError, DataError
+from hpcml.nn import LOSSES, Loss, Model, linear, mlp
+from hpcml.optim import LARS, SGD, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
+from hpcml.sync import SUMS, EveryStep, LocalSteps
+from hpcml.train import Hook, Saving, Trainer
+
+TARGETS_AT_ONCE = 1 << 16
+"""Rows of the target read at once while the classes are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A trainer and the config that it was built from, with everything left open filled in."""
+
+    trainer: Trainer
+    config: Config
+
+
+def open_data(pattern: str | Sequence[str], features: str, target: str | None, comm: Communicator) -> ShardedDataset:
+    """Return a data set whose files rank 0 alone looked into; the index goes to the others as bytes.
+
+    Raises:
+        ShardError: on every rank, for whatever rank 0 refuses.
+    """
+    index: Index | None = None
+    with comm.together():
+        if comm.rank == 0:
+            index = index_shards(find_shards(pattern), features, target)
+    return ShardedDataset(Index.from_json(comm.broadcast_bytes(index.to_json() if index else b"")))
+
+
+def open_train_and_test(config: Config, comm: Communicator) -> tuple[ShardedDataset, ShardedDataset | None]:
+    """Return the training data and, where the config names it, the test data.
+
+    Raises:
+        DataError: on every rank, if their rows differ in shape.
+    """
+    keys = config.data
+    train = open_data(keys.train, keys.features, keys.target, comm)
+    test = open_data(keys.test, keys.features, keys.target, comm) if keys.test else None
+    if test is not None and test.x.shape != train.x.shape:
+        text = f"data.test has rows of shape {test.x.shape}, data.train {train.x.shape}; both must come from the same source"
+        raise everywhere(DataError(text))
+    return train, test
+
+
+def resolve_outputs(config: Config, data: ShardedDataset, comm: Communicator) -> Config:
+    """Return the config with model.outputs filled in: one more than the largest class, or the target's columns."""
+    if config.model.outputs:
+        return config
+    outputs = np.zeros(1, np.int64)
+    with comm.together():
+        if comm.rank == 0:
+            outputs[0] = count_classes(config, comm) if choose_loss(config, data).integer_target else math.prod(data.y.shape)
+    comm.broadcast(outputs)
+    return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, outputs=int(outputs[0])))
+
+
+def count_classes(config: Config, comm: Communicator) -> int:
+    """Return one more than the largest class in the training target, read on this rank alone.
+
+    Raises:
+        DataError: if a class is negative.
+    """
+    with ShardedDataset(index_shards(find_shards(config.data.train), config.data.target, None)) as targets:
+        largest = 0
+        for first in range(0, targets.rows, TARGETS_AT_ONCE):
+            block = np.zeros((min(TARGETS_AT_ONCE, targets.rows - first), *targets.x.shape), np.int64)
+            targets.read(first, first + len(block), block)
+            if block.min() < 0:
+                row = first + int(block.reshape(len(block), -1).min(axis=1).argmin())
+                path, inside = targets.locate(row)
+                raise DataError(f"{path}: row {inside} of {config.data.target!r} is the class {block.min()}; classes count from 0")
+            largest = max(largest, int(block.max()))
+    return largest + 1
+
+
+def choose_loss(config: Config, data: ShardedDataset) -> Loss:
+    """Return the loss that the config names; "auto" is cross-entropy for whole-number targets, except for a linear model."""
+    name = config.train.loss
+    if name == "auto":
+        whole = data.y is not None and np.dtype(data.y.dtype).kind in "iub" and not data.y.shape
+        name = "softmax-cross-entropy" if whole and config.model.name != "linear" else "squared-error"
+    return LOSSES[name]
+
+
+def build_model(config: Config, row: tuple[int, ...]) -> Model:
+    """Return the model for rows of this shape, in host memory; model.outputs must be filled in."""
+    options: dict[str, Any] = {"seed": config.train.seed, "dtype": config.model.dtype}
+    inputs = row[0] if len(row) == 1 else row
+    if config.model.name == "mlp":
+        return mlp([inputs, *config.model.hidden, config.model.outputs], **options)
+    return linear(inputs, config.model.outputs, **options)
+
+
+def build_rate(config: Config, steps_per_epoch: int, notes: list[str]) -> Rate:
+    """Return the learning rate over the steps; a linear scaling is told in the notes."""
+    keys, value = config.rate, config.optimizer.rate
+    if keys.base_batch:
+        scaled = linear_scaling(value, config.train.batch, keys.base_batch)
+        notes.append(f"linear scaling rule: rate {value:g} x batch {config.train.batch} / base batch {keys.base_batch} = {scaled:g}")
+        value = scaled
+    warmup = round(keys.warmup_epochs * steps_per_epoch)
+    steps = {
+        "constant": lambda: Constant(value),
+        "step": lambda: Steps(value, max(1, round(keys.step_epochs * steps_per_epoch)), keys.factor),
+        "cosine": lambda: Cosine(value, max(1, config.train.epochs * steps_per_epoch - warmup), keys.floor),
+    }
+    rate = steps[keys.name]()
+    return Warmup(rate, warmup) if warmup else rate
+
+
+def build_rule(config: Config, rate: Rate) -> Rule:
+    """Return the optimizer that the config names, clipped where it says so."""
+    keys = config.optimizer
+    rules = {
+        "sgd": lambda: SGD(rate, keys.momentum, keys.nesterov, keys.decay),
+        "adamw": lambda: AdamW(rate, keys.beta1, keys.beta2, keys.epsilon, keys.decay),
+        "lars": lambda: LARS(rate, keys.momentum, keys.decay, keys.trust),
+    }
+    rule: Rule = rules[keys.name]()
+    return Clipped(rule, keys.clip) if keys.clip else rule
+
+
+def build_sync(config: Config) -> EveryStep | LocalSteps:
+    """Return the synchroniser that the config names, over the road that it names."""
+    name = config.sync.reducer
+    if name == "auto":
+        name = "tree" if config.train.exact else "all-reduce"
+    # In a fast run, "tree" is a tree over the ranks; only an exact run adds over the tree of virtual workers.
+    way = SUMS["binary-tree"] if name == "tree" and not config.train.exact else SUMS[name]
+    return EveryStep(way) if config.sync.name == "every-step" else LocalSteps(config.sync.every, way)
+
+
+def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, hooks: Sequence[Hook]) -> Job:
+    """Return the trainer of a job and its resolved config.
+
+    Args:
+        config: as loaded, equal on all ranks.
+        comm: all ranks.
+        folder: of the run.
+        resume: go on from the newest whole checkpoint.
+        hooks: called around the loop.
+
+    Raises:
+        HpcmlError: on every rank, for anything that cannot be run.
+    """
+    train, test = open_train_and_test(config, comm)
+    config = resolve_outputs(config, train, comm)
+    notes: list[str] = []
+    with comm.together():
+        model = build_model(config, train.x.shape)
+        if config.train.batch > train.rows:
+            raise ConfigError(f"train.batch is {config.train.batch}, the training data have {train.rows} rows; make the batch smaller")
+        rule = build_rule(config, build_rate(config, -(-train.rows // config.train.batch), notes))
+    trainer = Trainer(
+        model,
+        choose_loss(config, train),
+        rule,
+        build_sync(config),
+        train,
+        batch=config.train.batch,
+        workers=config.train.virtual_workers or None,
+        seed=config.train.seed,
+        test=test,
+        comm=comm,
+        device=config.run.device,
+        threads=config.run.threads or None,
+        sampling={"shuffle": config.data.shuffle, "block": config.data.block, "window": config.data.window},
+        saving=Saving(folder, config.run.checkpoint_every, config.run.keep, resume),
+        hooks=hooks,
+    )
+    trainer.notes += notes
+    resolved = msgspec.structs.replace(config.train, virtual_workers=trainer.workers, loss=trainer.loss.name)
+    return Job(trainer, msgspec.structs.replace(config, train=resolved))

@@ -1,0 +1,40 @@
+"""``hpcml predict``: what a run's model says of rows, as an HDF5 file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+EXAMPLE = """example:
+  mpirun -n 2 hpcml predict runs/digits --data 'data/digits/test-*.h5' --out predictions.h5
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "predict", help="apply a run's model to rows", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", metavar="RUN", help="the run's folder")
+    parser.add_argument("--data", metavar="GLOB", required=True, help="HDF5 shards; a target is not needed")
+    parser.add_argument("--out", metavar="FILE.h5", required=True, help="the file to write: prediction (rows, k) and, for classes, class (rows,)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict, write the file whole or not at all, and print what it holds."""
+    from hpcml.build import open_data
+    from hpcml.train import init
+    from hpcml.train.prediction import predict_to_file
+    from hpcml.trained import load_together
+
+    comm = init()
+    trained = load_together(Path(args.folder), comm)
+    data = open_data(args.data, trained.config.data.features, None, comm)
+    with comm.together():
+        trained.require_fit(data)
+    names = predict_to_file(trained.model, trained.loss, data, comm, Path(args.out))
+    if comm.rank == 0:
+        print(f"{', '.join(names)} of {data.rows:,} rows written to {args.out}", flush=True)
+    return 0

@@ -1,0 +1,88 @@
+"""``hpcml train``: a job from its TOML file."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from hpcml.comm.communicator import Communicator
+from hpcml.errors import RunError
+
+EXAMPLE = """examples:
+  hpcml train jobs/digits.toml
+  mpirun -n 4 hpcml train jobs/digits.toml --set train.epochs=5 --set sync.name=local-steps --run runs/mine
+  mpirun -n 3 hpcml train jobs/digits.toml --run runs/mine --resume
+"""
+
+
+def add_to(commands: Any) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "train", help="train a model", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", metavar="CONFIG", help="the job's TOML file; hpcml/config.py lists all keys")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="changes", help="change a key; may be repeated")
+    parser.add_argument("--run", metavar="DIR", dest="folder", help="the run's folder (default: runs/<name of CONFIG>, numbered if taken)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the folder, if there is one")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, and print where the run is kept."""
+    from hpcml.build import build_job
+    from hpcml.config import load
+    from hpcml.train import Progress, Recorder, init
+    from hpcml.train.recorder import write_whole
+
+    comm = init()
+    config = None
+    with comm.together():
+        config = load(args.config, args.changes)
+    comm.agree_all(config.flat(), "the config's")
+    folder = choose_folder(args.folder, Path(args.config).stem, args.resume, comm)
+    hooks = [Progress(), Recorder(folder, config.run.log_every)]
+    job = build_job(config, comm, folder, args.resume, hooks)
+    with comm.together():
+        if comm.rank == 0:
+            write_whole(folder / "config.toml", job.config.to_toml())
+    metrics = job.trainer.run(config.train.epochs)
+    if comm.rank == 0:
+        shown = "".join(f"  {name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items() if name.startswith("test_"))
+        print(f"done: {job.trainer.count} steps{shown}\nweights sha256 {job.trainer.weights_sha256}\nrun kept in {folder}", flush=True)
+    return 0
+
+
+def choose_folder(wanted: str | None, stem: str, resume: bool, comm: Communicator) -> Path:
+    """Return the run's folder, made by rank 0 and equal on all ranks.
+
+    Raises:
+        RunError: on every rank, if the folder holds a run and `resume` is false, or cannot be made.
+    """
+    folder = Path()
+    with comm.together():
+        if comm.rank == 0:
+            folder = Path(wanted) if wanted else next_folder(Path("runs"), stem, resume)
+            if not resume and holds_run(folder):
+                raise RunError(f"{folder} already holds a run; add --resume to go on with it, or give another --run")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(f"{folder}: cannot be made ({error.strerror}); give another --run") from error
+    return Path(comm.broadcast_bytes(str(folder).encode()).decode())
+
+
+def next_folder(parent: Path, stem: str, resume: bool) -> Path:
+    """Return parent/stem, or the next free parent/stem-2, -3, ...; to resume, the newest that exists."""
+    pattern = re.compile(re.escape(stem) + r"(?:-(\d+))?")
+    matches = {int(found[1] or 1): path for path in parent.glob(f"{stem}*") if (found := pattern.fullmatch(path.name)) and holds_run(path)}
+    if not matches:
+        return parent / stem
+    last = max(matches)
+    return matches[last] if resume else parent / f"{stem}-{last + 1}"
+
+
+def holds_run(folder: Path) -> bool:
+    """Return whether the folder was used by a run."""
+    return any((folder / name).exists() for name in ("config.toml", "checkpoints", "metrics.jsonl"))

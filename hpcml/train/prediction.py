@@ -1,0 +1,77 @@
+"""What a model says of every row of a data set, as one HDF5 file that rank 0 writes.
+
+Letters: N rows, k outputs, P ranks. Rows go in blocks of a fixed length from row 0, dealt out to the ranks in turn, so the file
+has the same bits whatever P is.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from hpcml.arrays import aligned, to_host
+from hpcml.comm.communicator import Communicator
+from hpcml.data import RowWriter, ShardedDataset
+from hpcml.nn import Loss, Model
+from hpcml.train.evaluation import BLOCK, Reader, blocks
+
+
+def predict_to_file(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator, path: Path) -> list[str]:
+    """Write `prediction` (N, k) and, for classes, `class` (N,) int64, and return the names written.
+
+    Under a loss over classes, prediction holds the classes' probabilities; else the model's outputs.
+
+    Args:
+        model: equal on all ranks.
+        loss: says whether outputs are classes.
+        data: the rows.
+        comm: all ranks.
+        path: of the file, written whole or not at all.
+
+    Raises:
+        DataError: on every rank, if a row cannot be read or the file cannot be written.
+    """
+    reader, kind = Reader(data, model), model.arena.dtype
+    fields = {"prediction": (model.outputs, kind)} | ({"class": ((), np.int64)} if loss.integer_target else {})
+    mine = aligned((BLOCK, *model.outputs), kind)
+    came = aligned((BLOCK, *model.outputs), kind)
+    with ExitStack() as stack:
+        writer: RowWriter | None = None
+        with comm.together():
+            if comm.rank == 0:
+                writer = stack.enter_context(RowWriter(path, data.rows, fields))
+        cut = list(blocks(0, data.rows))
+        for first in range(0, len(cut), comm.size):
+            dealt = cut[first : first + comm.size]
+            with comm.together():
+                if comm.rank < len(dealt):
+                    x, _ = reader.read(*dealt[comm.rank])
+                    mine[: len(x)] = _shape(to_host(model.forward(x)), loss)
+            _collect(comm, dealt, mine, came, writer, loss)
+    comm.fail_together(None)
+    return list(fields)
+
+
+def _collect(
+    comm: Communicator, dealt: list[tuple[int, int]], mine: np.ndarray, came: np.ndarray, writer: RowWriter | None, loss: Loss
+) -> None:
+    """Send each rank's block to rank 0, which writes them in order."""
+    if 0 < comm.rank < len(dealt):
+        comm.exchange(mine, 0, None, None)
+    with comm.together():
+        for source, (start, stop) in enumerate(dealt if writer is not None else []):
+            if source:
+                comm.exchange(None, None, came, source)
+            rows = (came if source else mine)[: stop - start]
+            if writer is not None:
+                writer.write(start, {"prediction": rows} | ({"class": rows.argmax(axis=1)} if loss.integer_target else {}))
+
+
+def _shape(outputs: np.ndarray, loss: Loss) -> np.ndarray:
+    """Return probabilities where outputs are the logarithms of odds between classes, else the outputs."""
+    if not loss.integer_target:
+        return outputs
+    raised = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return raised / raised.sum(axis=1, keepdims=True)

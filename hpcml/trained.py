@@ -1,0 +1,64 @@
+"""A finished or stopped run as something to use: its config, its newest checkpoint, its model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcml.arrays import choose_device
+from hpcml.build import build_model
+from hpcml.comm.communicator import Communicator, everywhere
+from hpcml.config import Config, load
+from hpcml.data import ShardedDataset
+from hpcml.errors import CheckpointError, RunError, ShapeError
+from hpcml.nn import LOSSES, Loss, Model
+from hpcml.train.checkpoint import Checkpoint, newest_together
+from hpcml.train.conditions import fix_blas_threads
+from hpcml.train.trainer import require_hosts
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A run's model with the weights of its newest whole checkpoint."""
+
+    config: Config
+    checkpoint: Checkpoint
+    model: Model
+    loss: Loss
+    workers: int
+
+    def require_fit(self, data: ShardedDataset) -> None:
+        """Raise ShapeError unless the model takes the data's rows."""
+        if tuple(data.x.shape) != self.model.shape:
+            raise ShapeError(f"the data's rows have shape {tuple(data.x.shape)}, the run's model takes {self.model.shape}")
+
+
+def load_together(folder: Path, comm: Communicator) -> Trained:
+    """Return the model of a run, on every rank, on the device that the run's config names.
+
+    Raises:
+        RunError: on every rank, if the folder holds no run.
+        CheckpointError: on every rank, if it has no whole checkpoint.
+        ConfigError: on every rank, if there are more ranks than virtual workers.
+    """
+    config: Config | None = None
+    with comm.together():
+        if not (folder / "config.toml").is_file():
+            raise RunError(f"{folder}: no run here (config.toml is missing); give the folder that `hpcml train` named")
+        config = load(folder / "config.toml")
+    found, problems = newest_together(folder, comm)
+    if found is None:
+        raise everywhere(CheckpointError("\n".join([f"{folder}: no whole checkpoint", *problems])))
+    workers = int(found.manifest["workers"])
+    require_hosts(workers, comm.size)
+    fix_blas_threads(comm, config.train.exact, config.run.threads or None)
+    local_rank = comm.by_node()[0].rank
+    with comm.together():
+        model = build_model(config, _row_shape(found))
+        model.move(choose_device(config.run.device, local_rank))
+        model.arena.data[...] = model.arena.device.place(found.shared()["weights"])
+    return Trained(config, found, model, LOSSES[config.train.loss], workers)
+
+
+def _row_shape(found: Checkpoint) -> tuple[int, ...]:
+    return tuple(found.manifest["row_shape"])
