@@ -10,7 +10,7 @@ Letters: n parameters, V virtual workers, k optimizer state vectors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -74,7 +74,7 @@ class Fast:
     """A fast way to sum: over a rank's workers, then one road over the ranks; ``name`` is what the run records."""
 
     name: str
-    road: Road
+    road: Road = field(repr=False)
     exact: bool = False
 
     def reducer(self, comm: Communicator, workers: int, length: int, dtype: Any, xp: Any) -> Reducer:
