@@ -67,9 +67,14 @@ def resolve_outputs(config: Config, data: ShardedDataset, comm: Communicator) ->
     outputs = np.zeros(1, np.int64)
     with comm.together():
         if comm.rank == 0:
-            outputs[0] = count_classes(config, comm) if choose_loss(config, data).integer_target else math.prod(data.y.shape)
+            outputs[0] = count_classes(config, comm) if choose_loss(config, data).integer_target else _columns(data)
     comm.broadcast(outputs)
     return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, outputs=int(outputs[0])))
+
+
+def _columns(data: ShardedDataset) -> int:
+    """Return how many numbers a row's target has; 1 without a target, which the trainer refuses by name."""
+    return math.prod(data.y.shape) if data.y is not None else 1
 
 
 def count_classes(config: Config, comm: Communicator) -> int:
@@ -117,24 +122,24 @@ def build_rate(config: Config, steps_per_epoch: int, notes: list[str]) -> Rate:
         notes.append(f"linear scaling rule: rate {value:g} x batch {config.train.batch} / base batch {keys.base_batch} = {scaled:g}")
         value = scaled
     warmup = round(keys.warmup_epochs * steps_per_epoch)
-    steps = {
-        "constant": lambda: Constant(value),
-        "step": lambda: Steps(value, max(1, round(keys.step_epochs * steps_per_epoch)), keys.factor),
-        "cosine": lambda: Cosine(value, max(1, config.train.epochs * steps_per_epoch - warmup), keys.floor),
+    rates: dict[str, Rate] = {
+        "constant": Constant(value),
+        "step": Steps(value, max(1, round(keys.step_epochs * steps_per_epoch)), keys.factor),
+        "cosine": Cosine(value, max(1, config.train.epochs * steps_per_epoch - warmup), keys.floor),
     }
-    rate = steps[keys.name]()
+    rate = rates[keys.name]
     return Warmup(rate, warmup) if warmup else rate
 
 
 def build_rule(config: Config, rate: Rate) -> Rule:
     """Return the optimizer that the config names, clipped where it says so."""
     keys = config.optimizer
-    rules = {
-        "sgd": lambda: SGD(rate, keys.momentum, keys.nesterov, keys.decay),
-        "adamw": lambda: AdamW(rate, keys.beta1, keys.beta2, keys.epsilon, keys.decay),
-        "lars": lambda: LARS(rate, keys.momentum, keys.decay, keys.trust),
+    rules: dict[str, Rule] = {
+        "sgd": SGD(rate, keys.momentum, keys.nesterov, keys.decay),
+        "adamw": AdamW(rate, keys.beta1, keys.beta2, keys.epsilon, keys.decay),
+        "lars": LARS(rate, keys.momentum, keys.decay, keys.trust),
     }
-    rule: Rule = rules[keys.name]()
+    rule = rules[keys.name]
     return Clipped(rule, keys.clip) if keys.clip else rule
 
 

@@ -16,7 +16,6 @@ import msgspec
 from hpcml.errors import ConfigError
 
 
-
 class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Which rows: glob patterns of HDF5 shards, and the names of the data sets inside them."""
 
@@ -218,14 +217,22 @@ def _require_ranges(config: Config, path: str) -> None:
         raise ConfigError(f"{path}: {problem}")
 
 
+_UNUSED = {
+    "sgd": ("beta1", "beta2", "epsilon", "trust"),
+    "adamw": ("momentum", "nesterov", "trust"),
+    "lars": ("nesterov", "beta1", "beta2", "epsilon"),
+}
+"""Keys of [optimizer] that mean nothing to a rule."""
+
+
 def _contradictions(config: Config) -> Iterator[str]:
     if config.train.exact and config.sync.reducer not in ("auto", "tree"):
-        yield f'sync.reducer = "{config.sync.reducer}" cannot be exact: its bits depend on the ranks; set train.exact = false, or reducer = "tree"'
+        text = f'sync.reducer = "{config.sync.reducer}" cannot be exact: its bits depend on the ranks'
+        yield f'{text}; set train.exact = false, or reducer = "tree"'
     if config.model.name != "mlp" and config.model.hidden:
         yield f'model.hidden is {config.model.hidden}, but a "{config.model.name}" model has no hidden layers; use name = "mlp"'
     default = OptimizerConfig()
-    unused = {"sgd": ("beta1", "beta2", "epsilon", "trust"), "adamw": ("momentum", "nesterov", "trust"), "lars": ("nesterov", "beta1", "beta2", "epsilon")}
-    for key in unused[config.optimizer.name]:
+    for key in _UNUSED[config.optimizer.name]:
         if getattr(config.optimizer, key) != getattr(default, key):
             yield f'optimizer.{key} means nothing to "{config.optimizer.name}"; leave it out'
 

@@ -18,10 +18,15 @@ EXAMPLE = """examples:
 def add_to(commands: Any) -> None:
     """Add the command's parser."""
     parser = commands.add_parser(
-        "checkpoint", help="list, verify or digest checkpoints", description=__doc__, epilog=EXAMPLE,
+        "checkpoint",
+        help="list, verify or digest checkpoints",
+        description=__doc__,
+        epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("action", choices=("list", "verify", "digest"), help="list: a line each; verify: check every file; digest: sha256 of the weights")
+    parser.add_argument(
+        "action", choices=("list", "verify", "digest"), help="list: a line each; verify: check every file; digest: sha256 of the weights"
+    )
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
     parser.set_defaults(run=run)
 

@@ -1,6 +1,6 @@
 """``hpcml COMMAND``: finds the command, runs it, and turns errors into messages and exit codes.
 
-Exit codes: 0 done; 1 a check found something wrong; 2 an error that is explained in one message; 70 an unexpected error, with its traceback.
+Exit codes: 0 done; 1 a check found something wrong; 2 an error explained in one message; 70 an unexpected one, with its traceback.
 """
 
 from __future__ import annotations

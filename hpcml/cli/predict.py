@@ -14,11 +14,17 @@ EXAMPLE = """example:
 def add_to(commands: Any) -> None:
     """Add the command's parser."""
     parser = commands.add_parser(
-        "predict", help="apply a run's model to rows", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        "predict",
+        help="apply a run's model to rows",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
     parser.add_argument("--data", metavar="GLOB", required=True, help="HDF5 shards; a target is not needed")
-    parser.add_argument("--out", metavar="FILE.h5", required=True, help="the file to write: prediction (rows, k) and, for classes, class (rows,)")
+    parser.add_argument(
+        "--out", metavar="FILE.h5", required=True, help="the file to write: prediction (rows, k) and, for classes, class (rows,)"
+    )
     parser.set_defaults(run=run)
 
 

@@ -40,14 +40,12 @@ class MpiCommunicator(Communicator):
         """Send x to one rank while receiving `into` from another, as bytes, so that any dtype travels."""
         empty = np.empty(0, np.uint8)
         out = empty if x is None or to is None else to_host(flatten(x)).view(np.uint8)
-        target = empty if into is None or source is None else flatten(into)
+        target: Array = empty if into is None or source is None else flatten(into)
         landing = target if namespace(target) is np else np.empty(target.size, target.dtype)
         null = self._mpi.PROC_NULL
         byte = self._mpi.BYTE
         for send, receive in _pairs(out, landing.view(np.uint8)):
-            self.handle.Sendrecv(
-                [send, byte], null if to is None else to, 0, [receive, byte], null if source is None else source, 0
-            )
+            self.handle.Sendrecv([send, byte], null if to is None else to, 0, [receive, byte], null if source is None else source, 0)
         if landing is not target:
             target.set(landing)
 

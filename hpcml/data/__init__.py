@@ -7,4 +7,16 @@ from hpcml.data.sampler import Sampler
 from hpcml.data.shards import find_shards, index_shards
 from hpcml.data.writer import RowWriter
 
-__all__ = ["Batch", "Field", "Index", "Loader", "RowWriter", "Sampler", "Shard", "ShardedDataset", "find_shards", "index_shards", "open_shards"]
+__all__ = [
+    "Batch",
+    "Field",
+    "Index",
+    "Loader",
+    "RowWriter",
+    "Sampler",
+    "Shard",
+    "ShardedDataset",
+    "find_shards",
+    "index_shards",
+    "open_shards",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -90,7 +90,7 @@ class Loader:
         """Bytes of the ring and the windows: all the memory that the loader holds."""
         return sum(reader.nbytes for reader in self._readers) + sum(rows.nbytes for slot in self._ring for rows in slot)
 
-    def batches(self, epoch: int, step: int = 0) -> Iterator[list[Batch]]:
+    def batches(self, epoch: int, step: int = 0) -> Generator[list[Batch]]:
         """Yield, for each step from `step` to the end of the epoch, one batch for each hosted worker.
 
         Leaving the loop early ends the reading thread. `waited` grows by the seconds spent waiting for data.
@@ -107,7 +107,7 @@ class Loader:
             raise ConfigError(f"epoch {epoch}, step {step}: expected epoch 0 or more, and a step from 0 to {self._sampler.steps}")
         return self._batches(epoch, step)
 
-    def _batches(self, epoch: int, step: int) -> Iterator[list[Batch]]:
+    def _batches(self, epoch: int, step: int) -> Generator[list[Batch]]:
         """Run the reading thread for as long as the generator lives."""
         if self._thread is not None and self._thread.is_alive():
             raise ConfigError("this loader is still reading another epoch; end or close that one first, they share memory")

@@ -9,7 +9,7 @@ from hpcml.nn.layers import Dense, Flatten, Layer, ReLU, zeros
 from hpcml.nn.model import Model
 
 
-def mlp(sizes: Sequence[int | tuple[int, ...]], **options: Any) -> Model:
+def mlp(sizes: Sequence[Any], **options: Any) -> Model:
     """Return a multilayer perceptron: dense layers of these sizes with ReLU between them.
 
     Args:

@@ -23,8 +23,13 @@ BLOCK = 1 << 15
 class Rule(Protocol):
     """Moves parameters by a gradient."""
 
-    slots: int
-    """k: how many state vectors, zero at first, stand beside the parameters."""
+    @property
+    def rate(self) -> float | Rate:
+        """Return the learning rate, fixed or by step."""
+
+    @property
+    def slots(self) -> int:
+        """Return k: how many state vectors, zero at first, stand beside the parameters."""
 
     def update(self, data: Array, grad: Array, state: Array, step: int, work: Scratch) -> None:
         """Overwrite data (n,), state (k, n) and, as scratch, grad (n,) by the rule's step number `step`, counted from 0."""

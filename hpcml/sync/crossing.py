@@ -1,8 +1,8 @@
 """The part of the exact tree that crosses ranks, by one of two roads with the same bits.
 
-    whole    up the tree to rank 0 in about log P rounds, then one broadcast: few messages, for short vectors
-    sliced   rank r gathers everybody's partial sums of slice r, adds them in tree order, and the slices go around a ring:
-             2 n (P - 1) / P elements sent by a rank that holds one subtree, for long vectors
+whole    up the tree to rank 0 in about log P rounds, then one broadcast: few messages, for short vectors
+sliced   rank r gathers everybody's partial sums of slice r, adds them in tree order, and the slices go around a ring:
+2 n (P - 1) / P elements sent by a rank that holds one subtree, for long vectors
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def sliced(comm: Communicator, workers: int, length: int, dtype: Any, xp: Any) -
     mine = cut[comm.rank]
     held = [subtrees(run, workers) for run in spans(workers, comm.size)]
     order = additions(workers, {node for nodes in held for node in nodes})
-    foreign = {
-        node: xp.zeros(mine.stop - mine.start, dtype) for rank, nodes in enumerate(held) if rank != comm.rank for node in nodes
-    }
+    foreign = {node: xp.zeros(mine.stop - mine.start, dtype) for rank, nodes in enumerate(held) if rank != comm.rank for node in nodes}
     rounds = list(ring_gather(comm.rank, comm.size, length))
 
     def swap(partial: dict[Node, Array], to: int, source: int) -> None:

@@ -20,6 +20,7 @@ from hpcml.comm.schedules import Schedule
 from hpcml.sync.crossing import crossing
 from hpcml.sync.tree import merges, subtrees
 
+
 class Reducer(Protocol):
     """Sums vectors over all virtual workers."""
 

@@ -130,13 +130,13 @@ def newest_together(folder: Path, comm: Communicator) -> tuple[Checkpoint | None
         return None, problems
     with comm.together():
         if not Path(path).is_dir():
-            raise CheckpointError(f"{path}: rank 0 sees this checkpoint, this rank does not; the run folder must be on a shared file system")
+            raise CheckpointError(
+                f"{path}: rank 0 sees this checkpoint, this rank does not; the run folder must be on a shared file system"
+            )
     return Checkpoint(Path(path), manifest), problems
 
 
-def save(
-    folder: Path, comm: Communicator, manifest: dict[str, Any], shared: Arrays, workers: dict[int, Arrays], keep: int = 3
-) -> Path:
+def save(folder: Path, comm: Communicator, manifest: dict[str, Any], shared: Arrays, workers: dict[int, Arrays], keep: int = 3) -> Path:
     """Write a checkpoint from all ranks, whole or not at all, and then drop the oldest beyond `keep`.
 
     Args:

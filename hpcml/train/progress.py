@@ -76,7 +76,8 @@ class Progress(Hook):
 
 def _describe(trainer: Trainer) -> str:
     ranks, nodes = trainer.comm.size, len(set(trainer.hosts))
+    arena = trainer.model.arena
     return (
         f"{ranks} rank{'s' * (ranks > 1)} on {nodes} host{'s' * (nodes > 1)}, {trainer.workers} virtual workers,"
-        f" {trainer.sampler.rows:,} rows in batches of {trainer.sampler.batch}, {trainer.model.arena.n:,} parameters on {trainer.model.arena.device.name}"
+        f" {trainer.sampler.rows:,} rows in batches of {trainer.sampler.batch}, {arena.n:,} parameters on {arena.device.name}"
     )

@@ -6,7 +6,6 @@ from hpcml.comm.communicator import Communicator
 from hpcml.comm.mpi import world
 from hpcml.watch import end_world_on_error
 
-
 _started: list[Communicator] = []
 
 
