@@ -20,7 +20,7 @@ FLOORS = [
     {"train"},
     {"adapters"},
     {"build"},
-    {"bench", "report", "cluster"},
+    {"trained", "bench", "report", "cluster"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -9,9 +9,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import NoReturn
 
-import hpcml
 from hpcml.cli import checkpoint, evaluate, predict, train
 from hpcml.comm.launch import promise
 from hpcml.errors import HpcmlError
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="example:\n  mpirun -n 4 hpcml train jobs/digits.toml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"hpcml {hpcml.__version__}")
+    top.add_argument("--version", action="version", version=f"hpcml {version('hpcml')}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
     for command in COMMANDS:
         command.add_to(commands)
