@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hpcml.arrays import Array, namespace, to_host
+from hpcml.comm import node
 from hpcml.comm.alone import Alone
 from hpcml.comm.communicator import Communicator, Op, flatten, require_shape
 from hpcml.comm.launch import promise
@@ -34,6 +35,7 @@ class MpiCommunicator(Communicator):
         from mpi4py import MPI
 
         self._mpi = MPI
+        self._windows: list[Any] = []
         self._ops = {Op.SUM: MPI.SUM, Op.MIN: MPI.MIN, Op.MAX: MPI.MAX}
 
     def exchange(self, x: Array | None, to: int | None, into: Array | None, source: int | None) -> None:
@@ -82,6 +84,34 @@ class MpiCommunicator(Communicator):
     def barrier(self) -> None:
         """Return when every rank has called it."""
         self.handle.Barrier()
+
+    def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
+        """Return one block of memory a rank in an MPI-3 window; None, with a note, where the node has no room for it."""
+        need = np.array([nbytes + node.OVERHEAD], np.int64)
+        self.all_reduce(need)
+        room = np.array([node.room()], np.int64)
+        self.all_reduce(room, Op.MIN)
+        if need[0] > room[0]:
+            self.shortage = node.explain(int(need[0]), int(room[0]))
+            return None
+        window, blocks = node.open_window(self.handle, nbytes)
+        self._windows.append(window)
+        return blocks
+
+    def fence(self) -> None:
+        """Return when every rank has called it and all see what was written to shared blocks before."""
+        for window in self._windows:
+            window.Sync()
+        self.handle.Barrier()
+        for window in self._windows:
+            window.Sync()
+
+    def release(self) -> None:
+        """Give back the shared blocks."""
+        for window in self._windows:
+            window.Unlock_all()
+            window.Free()
+        self._windows.clear()
 
     def split(self, color: int, key: int = 0) -> Communicator:
         """Return the communicator of the ranks that gave the same color, ordered by (key, rank)."""

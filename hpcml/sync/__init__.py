@@ -3,6 +3,7 @@
 from hpcml.comm.schedules import SCHEDULES
 from hpcml.sync.every_step import EveryStep
 from hpcml.sync.local_steps import LocalSteps
+from hpcml.sync.nodes import Nodes
 from hpcml.sync.reducers import library, scheduled
 from hpcml.sync.synchroniser import ExactTree, Fast, Sum, Synchroniser
 
@@ -13,4 +14,4 @@ SUMS: dict[str, Sum] = {
 }
 """Every way to sum over the workers, by name."""
 
-__all__ = ["SUMS", "EveryStep", "ExactTree", "Fast", "LocalSteps", "Sum", "Synchroniser"]
+__all__ = ["SUMS", "EveryStep", "ExactTree", "Fast", "LocalSteps", "Nodes", "Sum", "Synchroniser"]

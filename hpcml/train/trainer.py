@@ -18,7 +18,7 @@ from hpcml.data import Batch, Loader, Sampler, ShardedDataset
 from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError
 from hpcml.nn import Loss, Model, Tail, Workspace
 from hpcml.optim import Rule
-from hpcml.sync import EveryStep, LocalSteps
+from hpcml.sync import EveryStep, LocalSteps, Nodes
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
 from hpcml.train.evaluation import evaluate
 from hpcml.train.hooks import Hook
@@ -80,13 +80,13 @@ class Trainer:
         found = saving.newest(self.comm, self.notes) if saving else None
         self.workers = workers or (found.manifest["workers"] if found else self.comm.size)
         require_hosts(self.workers, self.comm.size)
-        run = span(self.workers, self.comm.size, self.comm.rank)
+        self.nodes = Nodes(self.comm)
+        run = span(self.workers, self.comm.size, self.nodes.order.rank)
         self.hosted = range(run.start, run.stop)
         fix_blas_threads(self.comm, sync.sum.exact, threads)
-        local_rank = self.comm.by_node()[0].rank
         with self.comm.together():
             require_fit(model, loss, data)
-            model.move(choose_device(device, local_rank))
+            model.move(choose_device(device, self.nodes.inside.rank))
             self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
             self.loader = Loader(data, self.sampler, self.hosted, dtype=model.arena.dtype, place=model.arena.device.place)
         self.identity = identify(self, sync, sampling or {})
@@ -94,7 +94,8 @@ class Trainer:
         if sync.sum.exact:
             require_equal_conditions(self.comm)
         self.comm.broadcast(model.arena.data)
-        self.sync = sync.start(model.arena, self.comm, self.workers, optimizer)
+        self.sync = sync.start(model.arena, self.nodes, self.workers, optimizer)
+        self.notes += [self.nodes.note] if self.nodes.note else []
         self.hosts = [name.decode() for name in self.comm.all_gather_bytes(self.comm.host.encode())]
         self.count = self.epoch = self.position = 0
         self.metrics: dict[str, float] = {}
@@ -140,7 +141,7 @@ class Trainer:
     def evaluate(self, data: ShardedDataset) -> dict[str, float]:
         """Return loss and metrics of the mean model over all rows of a data set, equal on all ranks."""
         self._require_no_fault(self.sync.consensus())
-        return evaluate(self.model, self.loss, data, self.comm, self.workers)
+        return evaluate(self.model, self.loss, data, self.nodes.order, self.workers)
 
     def where(self) -> str:
         """Return the position in words, for messages."""
@@ -163,7 +164,7 @@ class Trainer:
         seen = metrics(self.meter.close_epoch(pending), self.loss.hits is not None)
         self.metrics = {f"train_{name}": value for name, value in seen.items()}
         if self.test is not None:
-            judged = evaluate(self.model, self.loss, self.test, self.comm, self.workers)
+            judged = evaluate(self.model, self.loss, self.test, self.nodes.order, self.workers)
             self.metrics |= {f"test_{name}": value for name, value in judged.items()}
         self.epoch, self.position = self.epoch + 1, 0
         self.save()
