@@ -106,7 +106,8 @@ class Communicator(ABC):
         self.barrier()
 
     def release(self) -> None:
-        """Give back the shared blocks; every rank calls it, and no array over them is used afterwards."""
+        """Give back the shared blocks, where there are any; every rank calls it, and no array over them is used afterwards."""
+        self.barrier()
 
     def all_gather_bytes(self, text: bytes) -> list[bytes]:
         """Return every rank's bytes, in rank order, on every rank."""

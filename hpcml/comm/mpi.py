@@ -146,6 +146,8 @@ def world() -> Communicator:
         LaunchError: if the launcher promised several ranks, but this process would believe to be alone.
     """
     promised = promise(os.environ)
+    # Open MPI's UCX component complains on every rank about windows inside a node, which it does not serve; a site's setting stands.
+    os.environ.setdefault("OMPI_MCA_osc", "^ucx")
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

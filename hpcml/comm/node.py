@@ -1,6 +1,7 @@
 """The memory that all ranks of one node see: an MPI-3 shared window for each request. mpi4py's second door.
 
-Windows are locked for their whole life (Lock_all); a `fence` of the communicator is Sync, Barrier, Sync, which orders plain loads and stores.
+Windows are locked for their whole life (Lock_all); a `fence` of the communicator is Sync, Barrier, Sync,
+which orders plain loads and stores.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from hpcml.arrays.memory import ALIGNMENT
 
 SHARED_FILES = "/dev/shm"
-"""Where MPI libraries keep the memory behind a window on Linux. A window larger than its room is granted, and kills the ranks when touched."""
+"""Where MPI libraries keep windows on Linux. One larger than the room there is granted, and kills the ranks when touched."""
 
 OVERHEAD = 1 << 20
 """Bytes a rank that the library itself takes there beside the blocks, and room for other users of the node."""

@@ -33,7 +33,7 @@ class EveryStep:
 class _Running:
     def __init__(self, plan: EveryStep, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> None:
         self.arena, self.rule = arena, rule
-        self.reducer = plan.sum.reducer(nodes, workers, arena)
+        self.reducer = plan.sum.reducer(nodes, workers, arena, vectors=1 + rule.slots + rule.looks)
         self.data, self.slots = self.reducer.vector(), self.reducer.vector(rule.slots)
         self.mean = self.reducer.vector() if rule.looks else None
         self.scratch = Scratch(arena.data, arena.parts())

@@ -51,7 +51,7 @@ class _Replica:
 class _Running:
     def __init__(self, plan: LocalSteps, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> None:
         self.arena, self.rule, self.every = arena, rule, plan.every
-        self.reducer = plan.sum.reducer(nodes, workers, arena)
+        self.reducer = plan.sum.reducer(nodes, workers, arena, vectors=2)
         self.anchor, self.mean, self.grad = self.reducer.vector(), self.reducer.vector(), arena.grad
         self.anchor[:] = arena.data
         hosted = span(workers, nodes.order.size, nodes.order.rank)

@@ -1,8 +1,9 @@
 """The exact sum inside a node without messages: gradients lie where every rank of the node reads them.
 
 Letters: n parameters, L lanes, V workers. A vector is n numbers and a short tail. Each of the node's first L ranks owns one slice of n,
-adds it straight out of its neighbours' buffers in the order of the fixed tree, block by block in its own cache, and the optimizer takes each
-block at once. Parameters and optimizer state lie in shared memory too, once a node. Between nodes each lane adds its slice with its peers.
+adds it straight out of its neighbours' buffers in the order of the fixed tree, block by block in its own cache, and the
+optimizer takes each block at once. Parameters and optimizer state lie in shared memory too, once a node. Between nodes each
+lane adds its slice with its peers.
 
 Order of a step: write, fence, add and update, fence. Nobody copies a vector in or out.
 """
@@ -30,7 +31,7 @@ Part = tuple[slice, Array]
 class NodeSum:
     """Sums over the fixed tree of virtual workers through the memory of each node: the bits of TreeSum, without its copies."""
 
-    def __init__(self, nodes: Nodes, workers: int, n: int, tail: int, dtype: Any) -> None:
+    def __init__(self, nodes: Nodes, workers: int, n: int, tail: int, dtype: Any, vectors: int = 1) -> None:
         """Allocate this node's buffers in shared memory; every rank calls it.
 
         Args:
@@ -39,6 +40,7 @@ class NodeSum:
             n: parameters.
             tail: elements behind them.
             dtype: of the vectors.
+            vectors: how many vectors of n numbers `vector` will be asked for, all together.
 
         Raises:
             MemoryError: on every rank, if any node has no room for them; nothing is kept.
@@ -51,6 +53,7 @@ class NodeSum:
         depths = [deepest(merges(run, workers)) for run in local]
         stacks = nodes.share([(depth, n + tail) for depth in depths], self.dtype)
         self._stack = list(stacks[nodes.inside.rank])
+        self._vectors = nodes.share([(vectors, n)] + [(0,)] * (nodes.inside.size - 1), self.dtype)[0]
         held = {node: stacks[k][i] for k, run in enumerate(local) for i, node in enumerate(subtrees(run, workers))}
         node_runs = [slice(runs[ranks[0]].start, runs[ranks[-1]].stop) for ranks in nodes.ranks]
         tops = subtrees(node_runs[nodes.number], workers)
@@ -60,10 +63,9 @@ class NodeSum:
 
     def vector(self, rows: int | None = None) -> Array:
         """Return zeroed memory for n numbers, or (rows, n), one copy a node; owners write their part, `settle` shows it to all."""
-        shape = (self.n,) if rows is None else (rows, self.n)
-        if rows == 0:
-            return np.zeros(shape, self.dtype)
-        return self.nodes.share([shape] + [(0,)] * (self.nodes.inside.size - 1), self.dtype)[0]
+        count = 1 if rows is None else rows
+        taken, self._vectors = self._vectors[:count], self._vectors[count:]
+        return taken[0] if rows is None else taken
 
     def buffer(self) -> Array:
         """Return the memory into which this rank's next worker writes its vector."""

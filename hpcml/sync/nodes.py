@@ -1,6 +1,7 @@
 """The ranks of a run by node: who shares memory with whom, and the order in which they host workers.
 
-Letters: P ranks, L lanes. Ranks of one node come one after the other in `order`, so a node hosts one run of workers whatever the launcher's mapping.
+Letters: P ranks, L lanes. Ranks of one node come one after the other in `order`, so a node hosts one run of workers
+whatever the launcher's mapping.
 A lane is a place inside a node that every node has: L is the smallest number of ranks on a node.
 """
 

@@ -4,7 +4,8 @@
     reducer = NodeSum(nodes, workers, n, tail, dtype)           # the same bits, through the memory of a node: sync/node_sum.py
     reducer = RoadSum(comm, workers, n, tail, dtype, xp, road)  # fast: over a rank's workers, then any all-reduce
 
-Letters: n parameters; a vector is n numbers and a short tail. Used worker by worker: write one into ``buffer()``, say ``add()``; after the last
+Letters: n parameters; a vector is n numbers and a short tail. Used worker by worker: write one into ``buffer()``, say ``add()``;
+after the last
 ``finish()`` gives the tails' sum, ``parts()`` the rest of the sum where this rank owns it, and ``settle()`` ends the use of both.
 """
 

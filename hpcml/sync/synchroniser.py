@@ -67,12 +67,12 @@ class ExactTree:
 
     exact: bool = True
 
-    def reducer(self, nodes: Nodes, workers: int, arena: Arena) -> Reducer:
-        """Return a reducer with its memory: through shared memory where ranks share nodes, else by messages; the bits are the same."""
+    def reducer(self, nodes: Nodes, workers: int, arena: Arena, vectors: int) -> Reducer:
+        """Return a reducer with its memory, and room for `vectors`: through shared memory where ranks share nodes, else by messages; the bits are the same."""
         xp = namespace(arena.data)
         if xp is np and nodes.shares:
             try:
-                return NodeSum(nodes, workers, arena.n, len(Tail), arena.dtype)
+                return NodeSum(nodes, workers, arena.n, len(Tail), arena.dtype, vectors)
             except MemoryError:
                 pass  # nodes.note says why, and the run tells it once
         return TreeSum(nodes.order, workers, arena.n, len(Tail), arena.dtype, xp)
@@ -86,7 +86,7 @@ class Fast:
     road: Road = field(repr=False)
     exact: bool = False
 
-    def reducer(self, nodes: Nodes, workers: int, arena: Arena) -> Reducer:
+    def reducer(self, nodes: Nodes, workers: int, arena: Arena, vectors: int) -> Reducer:
         """Return a reducer with its memory."""
         return RoadSum(nodes.order, workers, arena.n, len(Tail), arena.dtype, namespace(arena.data), self.road)
 
