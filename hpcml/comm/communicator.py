@@ -33,6 +33,8 @@ class Communicator(ABC):
     rank: int
     size: int
     host: str
+    threaded: bool = False
+    """Whether a thread other than the main one may call this communicator while the main one does not."""
     shortage: str = ""
     """Why the last `shared_blocks` gave None, with the remedy; empty where memory cannot be shared at all."""
 

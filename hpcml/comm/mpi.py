@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Array, namespace, to_host
+from hpcml.arrays import Array, aligned, namespace, to_host
 from hpcml.comm import node
 from hpcml.comm.alone import Alone
 from hpcml.comm.communicator import Communicator, Op, flatten, require_shape
@@ -36,6 +36,7 @@ class MpiCommunicator(Communicator):
 
         self._mpi = MPI
         self._windows: list[Any] = []
+        self.threaded = MPI.Query_thread() >= MPI.THREAD_SERIALIZED
         self._ops = {Op.SUM: MPI.SUM, Op.MIN: MPI.MIN, Op.MAX: MPI.MAX}
 
     def exchange(self, x: Array | None, to: int | None, into: Array | None, source: int | None) -> None:
@@ -87,6 +88,8 @@ class MpiCommunicator(Communicator):
 
     def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
         """Return one block of memory a rank in an MPI-3 window; None, with a note, where the node has no room for it."""
+        if self.size == 1:
+            return [aligned(nbytes, np.uint8)]
         need = np.array([nbytes + node.OVERHEAD], np.int64)
         self.all_reduce(need)
         room = np.array([node.room()], np.int64)

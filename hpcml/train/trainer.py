@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import choose_device, span
+from hpcml.arrays import Array, choose_device, span
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.data import Batch, Loader, Sampler, ShardedDataset
 from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError
@@ -172,24 +172,29 @@ class Trainer:
             hook.after_epoch(self, self.metrics)
 
     def _differentiate(self, batch: Batch) -> None:
-        """Leave in the arena the sums over this worker's rows: gradient, weight, loss, hits; or one fault and zeros."""
-        arena, self._tail[:] = self.model.arena, 0
+        """Leave in the arena the sums over this worker's rows: gradient, weight, loss, hits; or one fault and zeros.
+
+        The tail is written before backward: from then on parts of the vector may be on their way to other nodes.
+        """
+        arena, slope = self.model.arena, None
+        self._tail[:] = 0
         try:
             if batch.error is not None:
                 raise batch.error
             if len(batch.rows):
-                self._tail[Tail.WEIGHT] = self._tail[Tail.ROWS] = len(batch.rows)
-                self._tail[Tail.LOSS], self._tail[Tail.HITS] = self._back_propagate(batch)
-            else:
-                arena.grad.fill(0)
+                slope = self._judge(batch)
         except (DataError, NumericsError) as error:
             self._fault = self._fault or error
-            arena.grad.fill(0)
             self._tail[:] = 0
             self._tail[Tail.FAULTS] = 1
         arena.tail[...] = arena.device.place(self._tail)
+        if slope is None:
+            arena.grad[: arena.n] = 0
+        else:
+            self.model.backward(slope, ready=self.sync.ready)
 
-    def _back_propagate(self, batch: Batch) -> tuple[float, float]:
+    def _judge(self, batch: Batch) -> Array:
+        """Put weight, loss and hits of the worker's rows into the tail and return the slope of their predictions."""
         prediction = self.model.forward(batch.x)
         hits = 0.0 if self.loss.hits is None else float(self.loss.hits(prediction, batch.y))
         try:
@@ -198,8 +203,9 @@ class Trainer:
             raise DataError(f"{self.where()}, worker {batch.worker}: {error}") from None
         if not math.isfinite(value):
             raise NumericsError(self._name_bad_rows(batch, float(value)))
-        self.model.backward(slope)
-        return float(value), hits
+        self._tail[Tail.WEIGHT] = self._tail[Tail.ROWS] = len(batch.rows)
+        self._tail[Tail.LOSS], self._tail[Tail.HITS] = float(value), hits
+        return slope
 
     def _name_bad_rows(self, batch: Batch, value: float) -> str:
         """Return a message that names step, worker and the rows whose own loss is not finite."""
