@@ -50,14 +50,15 @@ class SynchroniserLaws:
         assert np.isfinite(expected).all()
         on_every_rank(program)
 
-    @pytest.mark.parametrize("name", sorted(set(SUMS) - {"tree"}))
-    def test_every_road_agrees_with_the_tree_to_rounding(self, on_every_rank, name):
+    def test_every_road_agrees_with_the_tree_to_rounding(self, on_every_rank):
         def program(comm):
-            exact, fast = self.job(comm), self.job(comm, SUMS[name])
+            exact = self.job(comm)
             exact.steps(0, 6)
-            fast.steps(0, 6)
-            np.testing.assert_allclose(fast.weights(), exact.weights(), rtol=1e-11, atol=1e-13)
-            comm.agree(fast.weights().tobytes(), f"the weights by {name}")
+            for name, road in SUMS.items():
+                fast = self.job(comm, road)
+                fast.steps(0, 6)
+                np.testing.assert_allclose(fast.weights(), exact.weights(), rtol=1e-11, atol=1e-13)
+                comm.agree(fast.weights().tobytes(), f"the weights by {name}")
 
         on_every_rank(program)
 
@@ -86,8 +87,7 @@ class SynchroniserLaws:
 
         on_every_rank(program)
 
-    @pytest.mark.parametrize("saved_on", [1, 2, 5])
-    @pytest.mark.parametrize("stop", [4, 5])
+    @pytest.mark.parametrize(("saved_on", "stop"), [(1, 5), (2, 4), (5, 5)])
     def test_ten_steps_or_some_then_the_rest_in_fresh_objects_on_other_ranks_are_the_same_bits(self, world, on_every_rank, saved_on, stop):
         def whole(comm):
             job = self.job(comm)
