@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-
 import sys
 
 import pytest
@@ -18,7 +17,10 @@ from tests.mpirun import Child
         ({"PMI_SIZE": "2", "PMI_RANK": "1"}, (2, 1, "MPICH's mpirun (or another with PMI)")),
         ({"MV2_COMM_WORLD_SIZE": "8", "MV2_COMM_WORLD_RANK": "0"}, (8, 0, "MVAPICH's mpirun")),
         ({"SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "5"}, (16, 5, "Slurm's srun")),
-        ({"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "PMI_SIZE": "4", "PMI_RANK": "2"}, (4, 2, "MPICH's mpirun (or another with PMI)")),
+        (
+            {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0", "PMI_SIZE": "4", "PMI_RANK": "2"},
+            (4, 2, "MPICH's mpirun (or another with PMI)"),
+        ),
         ({"PMI_SIZE": "3"}, (3, 0, "MPICH's mpirun (or another with PMI)")),
         ({"PMI_SIZE": "", "PMI_RANK": "1"}, None),
         ({"PMI_SIZE": "many"}, None),
@@ -50,5 +52,3 @@ def test_a_program_of_the_users_own_is_refused_too(tmp_path):
     assert result.returncode != 0
     assert "it ran" not in result.stdout
     assert "LaunchError" in result.stderr
-
-

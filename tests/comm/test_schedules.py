@@ -13,7 +13,7 @@ from hpcml.arrays import spans
 from hpcml.comm.schedules import SCHEDULES, binary_tree, recursive_doubling, ring, ring_gather
 
 SIZES = range(1, 18)
-LENGTHS = [*range(0, 20), 33, 40]
+LENGTHS = [*range(20), 33, 40]
 
 
 @dataclass

@@ -16,6 +16,11 @@ SHAPES = ((), (0,), (1,), (7,), (4, 3))
 NUMPY_OF = {Op.SUM: np.add, Op.MIN: np.minimum, Op.MAX: np.maximum}
 
 
+def raise_if(condition: bool, error: Exception) -> None:
+    if condition:
+        raise error
+
+
 class CommunicatorLaws:
     """What every Communicator does; `make(comm)` returns the one under test on this rank of a world."""
 
@@ -204,8 +209,7 @@ class CommunicatorLaws:
             last = comm.size - 1
             for _ in range(2):
                 with pytest.raises(kind, match="this is wrong") as caught, comm.together():
-                    if comm.rank == last:
-                        raise kind("this is wrong")
+                    raise_if(comm.rank == last, kind("this is wrong"))
                 assert caught.value.everywhere
                 assert comm.size == 1 or str(caught.value) == f"rank {last}: this is wrong"
 
@@ -238,8 +242,7 @@ class CommunicatorLaws:
         def program(world):
             comm = self.make(world)
             with pytest.raises(Exception, match="disk full") as caught, comm.together():
-                if comm.rank == 0:
-                    raise OSError("disk full")
+                raise_if(comm.rank == 0, OSError("disk full"))
             assert caught.value.everywhere
 
         on_every_rank(program)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -68,7 +70,7 @@ def test_buckets_cover_the_parameters_from_the_last_to_the_first(shapes, nbytes)
     buckets = arena.buckets(nbytes)
     assert buckets[0].stop == arena.n
     assert buckets[-1].start == 0
-    assert all(later.start == earlier.stop for later, earlier in zip(buckets, buckets[1:], strict=False))
+    assert all(later.start == earlier.stop for later, earlier in itertools.pairwise(buckets))
     starts = {p.span.start for p in arena}
     for bucket in buckets:
         assert bucket.start in starts

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -33,7 +34,7 @@ def test_a_cosine_falls_from_its_value_to_its_floor_and_stays_there(value, steps
     assert rate(steps) == rate(steps + 1) == rate(10 * steps) == floor
     assert math.isclose(rate(steps) + rate(0), 2 * (floor + (value - floor) / 2))
     walk = [rate(step) for step in range(steps + 2)]
-    assert all(later <= earlier * (1 + 1e-12) for earlier, later in zip(walk, walk[1:], strict=False))
+    assert all(later <= earlier * (1 + 1e-12) for earlier, later in itertools.pairwise(walk))
 
 
 def test_half_way_down_a_cosine_is_half_the_rate():
