@@ -33,6 +33,8 @@ class Communicator(ABC):
     rank: int
     size: int
     host: str
+    patient: bool = False
+    """Whether waiting gives the core away: right on a thread beside one that computes; an MPI library by itself waits by spinning."""
     threaded: bool = False
     """Whether a thread other than the main one may call this communicator while the main one does not."""
     shortage: str = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -24,6 +25,10 @@ from hpcml.errors import CommError, LaunchError
 
 CHUNK = 1 << 27
 """Elements in one call to the library: below every library's 2^31 limits on counts and on bytes."""
+
+
+PAUSE = 50e-6
+"""Seconds between two looks of a patient communicator: short against the time of a bucket, long against that of a look."""
 
 
 class MpiCommunicator(Communicator):
@@ -49,7 +54,8 @@ class MpiCommunicator(Communicator):
         null = self._mpi.PROC_NULL
         byte = self._mpi.BYTE
         for send, receive in _pairs(out, landing.view(np.uint8)):
-            self.handle.Sendrecv([send, byte], null if to is None else to, 0, [receive, byte], null if source is None else source, 0)
+            receiving = self.handle.Irecv([receive, byte], null if source is None else source, 0)
+            self._complete([receiving, self.handle.Isend([send, byte], null if to is None else to, 0)])
         if landing is not target:
             target.set(landing)
 
@@ -76,6 +82,9 @@ class MpiCommunicator(Communicator):
 
     def broadcast(self, x: Array, root: int = 0) -> None:
         """Overwrite x, on every rank, with the root's x."""
+        if self.patient:
+            super().broadcast(x, root)
+            return
         flat = flatten(x)
         host = to_host(flat).view(np.uint8)
         for start in range(0, max(host.size, 1), CHUNK):
@@ -85,7 +94,18 @@ class MpiCommunicator(Communicator):
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
-        self.handle.Barrier()
+        if self.patient:
+            self._complete([self.handle.Ibarrier()])
+        else:
+            self.handle.Barrier()
+
+    def _complete(self, requests: list[Any]) -> None:
+        """Return when the requests are complete: as the library waits, or giving the core away between two looks."""
+        if not self.patient:
+            self._mpi.Request.Waitall(requests)
+            return
+        while not self._mpi.Request.Testall(requests):
+            time.sleep(PAUSE)
 
     def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
         """Return one block of memory a rank in an MPI-3 window; None, with a note, where the node has no room for it."""
@@ -106,7 +126,7 @@ class MpiCommunicator(Communicator):
         """Return when every rank has called it and all see what was written to shared blocks before."""
         for window in self._windows:
             window.Sync()
-        self.handle.Barrier()
+        self.barrier()
         for window in self._windows:
             window.Sync()
 

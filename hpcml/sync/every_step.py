@@ -67,6 +67,7 @@ class _Running:
             mean[span] = g
         self.reducer.settle()
         look = self.rule.look(self.data, mean, self.scratch.parts)
+        self.reducer.settle()  # nobody moves a parameter that another still looks at
         owned = ((span, mean[span]) for part in self.reducer.owned for span in self.scratch.spans(part))
         apply(self.rule, self.data, owned, self.slots, step, self.scratch, look)
 
