@@ -6,6 +6,7 @@ This page is the list of all keys. `load` gives a Config; `to_toml` writes it ba
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -202,8 +203,20 @@ _RANGES = {
     "optimizer.clip": 0,
     "rate.warmup_epochs": 0,
     "rate.base_batch": 0,
+    "rate.step_epochs": 0,
+    "rate.factor": 0,
+    "rate.floor": 0,
+    "optimizer.momentum": 0,
+    "optimizer.decay": 0,
+    "optimizer.beta1": 0,
+    "optimizer.beta2": 0,
+    "optimizer.epsilon": 0,
+    "optimizer.trust": 0,
 }
 """The smallest value of each key that has one."""
+
+_BELOW_ONE = ("optimizer.momentum", "optimizer.beta1", "optimizer.beta2")
+"""Keys whose sums of old gradients grow without end from 1 on."""
 
 
 def _require_ranges(config: Config, path: str) -> None:
@@ -211,6 +224,11 @@ def _require_ranges(config: Config, path: str) -> None:
     for key, least in _RANGES.items():
         if not flat[key] >= least:
             raise ConfigError(f"{path}: {key} is {flat[key]}; it must be {least} or more")
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{path}: {key} is {value}; it must be finite")
+        if key in _BELOW_ONE and not value < 1:
+            raise ConfigError(f"{path}: {key} is {value}; it must be below 1")
     if any(width < 1 for width in config.model.hidden):
         raise ConfigError(f"{path}: model.hidden is {config.model.hidden}; each layer needs 1 or more units")
     for problem in _contradictions(config):
@@ -218,11 +236,20 @@ def _require_ranges(config: Config, path: str) -> None:
 
 
 _UNUSED = {
-    "sgd": ("beta1", "beta2", "epsilon", "trust"),
-    "adamw": ("momentum", "nesterov", "trust"),
-    "lars": ("nesterov", "beta1", "beta2", "epsilon"),
+    "optimizer": {
+        "sgd": ("beta1", "beta2", "epsilon", "trust"),
+        "adamw": ("momentum", "nesterov", "trust"),
+        "lars": ("nesterov", "beta1", "beta2", "epsilon"),
+    },
+    "rate": {
+        "constant": ("step_epochs", "factor", "floor"),
+        "step": ("floor",),
+        "cosine": ("step_epochs", "factor"),
+    },
 }
-"""Keys of [optimizer] that mean nothing to a rule."""
+"""Keys of a section that mean nothing under one of its names."""
+
+_DEFAULTS = {"optimizer": OptimizerConfig(), "rate": RateConfig()}
 
 
 def _contradictions(config: Config) -> Iterator[str]:
@@ -231,10 +258,14 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f'{text}; set train.exact = false, or reducer = "tree"'
     if config.model.name != "mlp" and config.model.hidden:
         yield f'model.hidden is {config.model.hidden}, but a "{config.model.name}" model has no hidden layers; use name = "mlp"'
-    default = OptimizerConfig()
-    for key in _UNUSED[config.optimizer.name]:
-        if getattr(config.optimizer, key) != getattr(default, key):
-            yield f'optimizer.{key} means nothing to "{config.optimizer.name}"; leave it out'
+    if config.optimizer.nesterov and not config.optimizer.momentum:
+        yield "optimizer.nesterov = true means nothing without optimizer.momentum; set both, or neither"
+    flat = config.flat()
+    for section, unused in _UNUSED.items():
+        chosen, defaults = flat[f"{section}.name"], msgspec.to_builtins(_DEFAULTS[section])
+        for key in unused[chosen]:
+            if flat[f"{section}.{key}"] != defaults[key]:
+                yield f'{section}.{key} means nothing to "{chosen}"; leave it out'
 
 
 def _toml(value: Any) -> str:
