@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Job:
         self.config.write_text(TOML)
         x, y = rows(sum(LENGTHS))
         edges = np.cumsum([0, *LENGTHS])
-        for number, (first, last) in enumerate(zip(edges, edges[1:], strict=False)):
+        for number, (first, last) in enumerate(pairwise(edges)):
             write_shard(self.shard(number), x[first:last], y[first:last])
         write_shard(folder / "test-0.h5", *rows(21, seed=2))
 

@@ -246,6 +246,12 @@ def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
         raise ShapeError(f"the data's rows have shape {tuple(data.x.shape)}, the model takes {model.shape}")
     if loss.integer_target and np.dtype(data.y.dtype).kind not in "iub":
         raise DataError(f"{loss.name} takes whole numbers as target, field {data.y.name!r} is {data.y.dtype}")
+    numbers = 1 if loss.integer_target else math.prod(model.outputs)
+    if math.prod(data.y.shape) != numbers:
+        kind = "one class" if loss.integer_target else f"the model gives {numbers} numbers"
+        raise ShapeError(
+            f"{loss.name}: {kind} a row, field {data.y.name!r} has rows of shape {data.y.shape}; give the model as many outputs"
+        )
 
 
 def identify(trainer: Trainer, sync: EveryStep | LocalSteps, sampling: dict[str, Any]) -> dict[str, str]:

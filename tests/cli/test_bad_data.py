@@ -72,7 +72,11 @@ def test_targets_outside_the_classes_are_named(job):
 
 
 def test_a_target_of_other_columns_than_the_model_has_outputs_is_one_message(job):
-    explained(job.train(2, "run", "model.name=linear", "model.hidden=[]", "model.outputs=2"), "2")
+    explained(
+        job.train(2, "run", "model.name=linear", "model.hidden=[]", "model.outputs=2"),
+        "the model gives 2 numbers a row",
+        "'y' has rows of shape ()",
+    )
 
 
 def test_test_data_that_are_not_finite_are_named(job):
