@@ -121,7 +121,7 @@ def load(path: str | Path, changes: Sequence[str] = ()) -> Config:
         ConfigError: naming the file and the key: unreadable, not TOML, unknown, of a wrong type, out of range.
     """
     try:
-        tree = tomllib.loads(Path(path).read_text())
+        tree = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a job's TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -162,7 +162,8 @@ def _refuse_unknown(tree: Mapping[str, Any], path: str) -> None:
         known = [field.name for field in msgspec.structs.fields(sections[section])]
         for key in keys:
             if key not in known:
-                near = _near(key, known) or _near(f"{section}.{key}", _all_names())
+                elsewhere = [f"{other}.{key}" for other, names in _sections().items() if key in names]
+                near = _near(key, known) or _near(f"{section}.{key}", elsewhere or _all_names())
                 raise ConfigError(f"{path}: unknown key {section}.{key}{near}; [{section}] has {', '.join(known)}")
 
 
@@ -265,14 +266,14 @@ def _contradictions(config: Config) -> Iterator[str]:
         chosen, defaults = flat[f"{section}.name"], msgspec.to_builtins(_DEFAULTS[section])
         for key in unused[chosen]:
             if flat[f"{section}.{key}"] != defaults[key]:
-                yield f'{section}.{key} means nothing to "{chosen}"; leave it out'
+                yield f'{section}.{key} means nothing to "{chosen}"; leave it out, or set it to {_toml(defaults[key])}'
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return msgspec.json.encode(value).decode()
+        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")  # the one character that JSON allows and TOML does not
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value)

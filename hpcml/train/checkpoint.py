@@ -11,6 +11,7 @@ A checkpoint is made under a hidden name, synced to the disk, then renamed: a ki
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -203,20 +204,28 @@ def _write_files(partial: Path, comm: Communicator, shared: Arrays, workers: dic
     for name, groups in contents.items():
         try:
             written[name] = _write(partial / name, groups)
-        except (OSError, RuntimeError) as error:  # h5py raises either when the disk is full
-            raise CheckpointError(f"{partial / name}: cannot be written ({error}); older checkpoints are as they were") from error
+        except OSError as error:
+            raise CheckpointError(f"{partial / name}: cannot be written ({error.strerror}); older checkpoints are as they were") from error
     return written
 
 
 def _write(path: Path, groups: dict[str, Arrays]) -> dict[str, Any]:
+    """Write one file, and return its size and sha256 as they should be on the disk.
+
+    HDF5 builds it in memory, at the cost of one copy of the arrays: on a full disk its own writing ends the process from inside
+    the library, where no message can be given.
+    """
     import h5py
 
-    with h5py.File(path, "w", locking=False) as file:
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
         for group, arrays in groups.items():
             for name, x in arrays.items():
                 file.create_dataset(f"{group}/{name}" if group else name, data=to_host(x))
+    content = image.getbuffer()
+    path.write_bytes(content)
     _sync(path)
-    return {"bytes": path.stat().st_size, "sha256": _sha256_of_file(path)}
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _seal_and_rename(partial: Path, final: Path, manifest: dict[str, Any]) -> None:

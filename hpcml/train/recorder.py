@@ -118,7 +118,7 @@ def write_whole(path: Path, text: str) -> None:
     """
     partial = path.with_name(f".partial-{path.name}")
     try:
-        with partial.open("w") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
