@@ -97,7 +97,7 @@ def write_shard(path: Path, x: np.ndarray, y: np.ndarray | None) -> None:
             file["y"] = y
 
 
-def explained(result: Result, *parts: str, seconds: float = 10) -> str:
+def explained(result: Result, *parts: str, seconds: float = 15) -> str:
     """Assert that a world ended at once with one message that holds these parts, and no traceback; return the message."""
     assert result.returncode == 2, (result.returncode, result.stdout, result.stderr)
     assert result.stderr.count("hpcml: error:") == 1, result.stderr
