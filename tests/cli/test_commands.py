@@ -145,3 +145,18 @@ def test_ten_lines_of_python_train_on_two_ranks(tmp_path, repository):
     assert result.stdout.count("epoch 5/5") == 1
     assert float(result.stdout.rpartition("train accuracy ")[2].split()[0]) > 0.9
     assert result.stderr == ""
+
+
+def test_predictions_on_a_full_file_system_are_one_message_and_leave_nothing(job):
+    job.train(1, "run", "train.epochs=1").check()
+    disk = job.folder / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a file system takes a right that this user has not")
+    try:
+        words = ["predict", "run", "--data", "test-*.h5", "--out", "disk/out.h5"]
+        explained(job.hpcml(2, *words), "disk/out.h5: cannot be written (No space left on device)")
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
