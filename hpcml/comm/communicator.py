@@ -110,8 +110,12 @@ class Communicator(ABC):
         self.barrier()
 
     def release(self) -> None:
-        """Give back the shared blocks, where there are any; every rank calls it, and no array over them is used afterwards."""
+        """Give back the shared blocks and the communicators made from this one; every rank calls it, and uses none of them afterwards."""
         self.barrier()
+
+    def free(self) -> None:
+        """Give back this communicator too, which `split` or `by_node` made; every rank of it calls it."""
+        self.release()
 
     def all_gather_bytes(self, text: bytes) -> list[bytes]:
         """Return every rank's bytes, in rank order, on every rank."""

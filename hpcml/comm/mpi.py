@@ -42,6 +42,7 @@ class MpiCommunicator(Communicator):
 
         self._mpi = MPI
         self._windows: list[Any] = []
+        self._children: list[MpiCommunicator] = []
         self.threaded = MPI.Query_thread() >= MPI.THREAD_SERIALIZED
         self._ops = {Op.SUM: MPI.SUM, Op.MIN: MPI.MIN, Op.MAX: MPI.MAX}
 
@@ -131,20 +132,34 @@ class MpiCommunicator(Communicator):
             window.Sync()
 
     def release(self) -> None:
-        """Give back the shared blocks."""
+        """Give back the shared blocks and the communicators made from this one."""
+        for child in self._children:
+            child.free()
         for window in self._windows:
             window.Unlock_all()
             window.Free()
+        self._children.clear()
         self._windows.clear()
+
+    def free(self) -> None:
+        """Give back this communicator too; once is enough."""
+        if self.handle != self._mpi.COMM_NULL:
+            self.release()
+            self.handle.Free()
 
     def split(self, color: int, key: int = 0) -> Communicator:
         """Return the communicator of the ranks that gave the same color, ordered by (key, rank)."""
-        return MpiCommunicator(self.handle.Split(color, key))
+        return self._own(self.handle.Split(color, key))
 
     def by_node(self) -> tuple[Communicator, Communicator]:
         """Return (the ranks that share this node's memory, the ranks with this place in each node)."""
-        inside = self.handle.Split_type(self._mpi.COMM_TYPE_SHARED, self.rank)
-        return MpiCommunicator(inside), self.split(inside.rank, self.rank)
+        inside = self._own(self.handle.Split_type(self._mpi.COMM_TYPE_SHARED, self.rank))
+        return inside, self.split(inside.rank, self.rank)
+
+    def _own(self, handle: Any) -> MpiCommunicator:
+        child = MpiCommunicator(handle)
+        self._children.append(child)
+        return child
 
     def abort(self, code: int = 1) -> None:
         """End every process of the world at once with this exit code."""
