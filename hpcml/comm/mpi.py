@@ -119,7 +119,11 @@ class MpiCommunicator(Communicator):
         if need[0] > room[0]:
             self.shortage = node.explain(int(need[0]), int(room[0]))
             return None
-        window, blocks = node.open_window(self.handle, nbytes)
+        try:
+            window, blocks = node.open_window(self.handle, nbytes)
+        except self._mpi.Exception as error:  # a collective call: it fails on every rank of the node
+            self.shortage = f"the MPI library cannot share memory inside this node ({_last_line(error)}), so each rank keeps its own copy"
+            return None
         self._windows.append(window)
         return blocks
 
@@ -208,6 +212,10 @@ def world() -> Communicator:
     if MPI.COMM_WORLD.size > 1 and not MPI.Is_initialized():
         raise CommError("MPI is not initialised; do not set mpi4py.rc.initialize to False before hpcml starts")
     return MpiCommunicator(MPI.COMM_WORLD)
+
+
+def _last_line(error: Exception) -> str:
+    return " ".join(str(error).strip().splitlines()[-1].split())
 
 
 def _first_line(text: object) -> str:
