@@ -45,7 +45,9 @@ class MpiCommunicator(Communicator):
         null = self._mpi.PROC_NULL
         byte = self._mpi.BYTE
         for send, receive in _pairs(out, landing.view(np.uint8)):
-            self.handle.Sendrecv([send, byte], null if to is None else to, 0, [receive, byte], null if source is None else source, 0)
+            goal = null if to is None or send is None else to
+            origin = null if source is None or receive is None else source
+            self.handle.Sendrecv([empty if send is None else send, byte], goal, 0, [empty if receive is None else receive, byte], origin, 0)
         if landing is not target:
             target.set(landing)
 
@@ -99,10 +101,14 @@ class MpiCommunicator(Communicator):
         self._mpi.COMM_WORLD.Abort(code)
 
 
-def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cut both buffers into as many chunks as the longer needs, at least one."""
+def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
+    """Cut both buffers into chunks, at least one; None where only the other has one more.
+
+    How many messages a buffer takes depends on its own length alone, since that is all that its two sides both know.
+    """
     for start in range(0, max(out.size, landing.size, 1), CHUNK):
-        yield out[start : start + CHUNK], landing[start : start + CHUNK]
+        end = start + CHUNK
+        yield out[start:end] if start < max(out.size, 1) else None, landing[start:end] if start < max(landing.size, 1) else None
 
 
 @cache
