@@ -142,6 +142,15 @@ def world() -> Communicator:
     return MpiCommunicator(MPI.COMM_WORLD)
 
 
+def library_version() -> str:
+    """Return the name and version of the MPI library that mpi4py is linked to, or "none" where none can be loaded."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError):
+        return "none"
+    return _first_line(MPI.Get_library_version())
+
+
 def _first_line(text: object) -> str:
     lines = str(text).strip().splitlines()
     return " ".join(lines[0].split(",")[0].split()) if lines else "no reason given"
