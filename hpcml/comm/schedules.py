@@ -2,7 +2,7 @@
 
     name                sent by a rank, elements     one after another       best for
     ring                2 n (P - 1) / P              2 (P - 1)               long vectors, few ranks
-    halving             2 n (P - 1) / P (* + 2 n)    2 log P (* + 3)         long vectors, many ranks
+    halving             2 n (P - 1) / P (* + 1.5 n)  2 log P (* + 3)         long vectors, many ranks
     double-tree         at most 2 n                  about 4 log P + blocks  long vectors, many ranks, any number of them
     binary-tree         at most 3 n                  about 4 log P           few messages
     doubling            n log P (* + n)              log P (* + 2)           short vectors
