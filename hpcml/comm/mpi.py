@@ -52,11 +52,14 @@ class MpiCommunicator(Communicator):
         out = empty if x is None or to is None else to_host(flatten(x)).view(np.uint8)
         target: Array = empty if into is None or source is None else flatten(into)
         landing = target if namespace(target) is np else np.empty(target.size, target.dtype)
-        null = self._mpi.PROC_NULL
         byte = self._mpi.BYTE
         for send, receive in _pairs(out, landing.view(np.uint8)):
-            receiving = self.handle.Irecv([receive, byte], null if source is None else source, 0)
-            self._complete([receiving, self.handle.Isend([send, byte], null if to is None else to, 0)])
+            requests = []
+            if source is not None and receive is not None:
+                requests.append(self.handle.Irecv([receive, byte], source, 0))
+            if to is not None and send is not None:
+                requests.append(self.handle.Isend([send, byte], to, 0))
+            self._complete(requests)
         if landing is not target:
             target.set(landing)
 
@@ -172,10 +175,14 @@ class MpiCommunicator(Communicator):
         self._mpi.COMM_WORLD.Abort(code)
 
 
-def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cut both buffers into as many chunks as the longer needs, at least one."""
+def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
+    """Cut both buffers into chunks, at least one; None where only the other has one more.
+
+    How many messages a buffer takes depends on its own length alone, since that is all that its two sides both know.
+    """
     for start in range(0, max(out.size, landing.size, 1), CHUNK):
-        yield out[start : start + CHUNK], landing[start : start + CHUNK]
+        end = start + CHUNK
+        yield out[start:end] if start < max(out.size, 1) else None, landing[start:end] if start < max(landing.size, 1) else None
 
 
 @cache
@@ -216,6 +223,15 @@ def world() -> Communicator:
 
 def _last_line(error: Exception) -> str:
     return " ".join(str(error).strip().splitlines()[-1].split())
+
+
+def library_version() -> str:
+    """Return the name and version of the MPI library that mpi4py is linked to, or "none" where none can be loaded."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError):
+        return "none"
+    return _first_line(MPI.Get_library_version())
 
 
 def _first_line(text: object) -> str:
