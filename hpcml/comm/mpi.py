@@ -103,6 +103,15 @@ class MpiCommunicator(Communicator):
         else:
             self.handle.Barrier()
 
+    def meets_within(self, seconds: float) -> bool:
+        """Return whether every rank calls this within so many seconds of this one."""
+        request, end = self.handle.Ibarrier(), time.monotonic() + seconds
+        while not request.Test():
+            if time.monotonic() > end:
+                return False
+            time.sleep(PAUSE)
+        return True
+
     def _complete(self, requests: list[Any]) -> None:
         """Return when the requests are complete: as the library waits, or giving the core away between two looks."""
         if not self.patient:

@@ -99,6 +99,11 @@ class NodeSum:
         for bucket in self._buckets:
             yield from bucket.blocks()
 
+    def write(self, vector: Array) -> None:
+        """Write the sum over all workers into the owned parts of a vector of n numbers."""
+        for bucket in self._buckets:
+            bucket.write(vector[bucket.owned])
+
     def settle(self) -> None:
         """Return when all ranks of the node have read the sums and written their parts of shared vectors."""
         self.nodes.inside.fence()
