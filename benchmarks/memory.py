@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"
@@ -39,9 +40,8 @@ def main() -> int:
                 command, check=True, env=os.environ | {"HPCML_SHARED_BYTES": limit}, capture_output=True, text=True
             ).stdout
             found[name] = json.loads(text)
-            print(
-                f"{name:16} {found[name]['grown'] / 1e6:8.0f} MB grown in training, a vector of parameters has {found[name]['vector'] / 1e6:.0f} MB"
-            )
+            grown, vector = found[name]["grown"] / 1e6, found[name]["vector"] / 1e6
+            print(f"{name:16} {grown:8.0f} MB grown in training, a vector of parameters has {vector:.0f} MB")
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(
         json.dumps({"date": time.strftime("%Y-%m-%d"), "ranks": args.ranks, "hidden": args.hidden, **found}, indent=1) + "\n"
@@ -77,7 +77,7 @@ def measure(args: argparse.Namespace) -> int:
     comm.all_reduce(before)
     comm.all_reduce(after)
     if comm.rank == 0:
-        vector = 4 * sum(a * b + b for a, b in zip(sizes, sizes[1:], strict=False))
+        vector = 4 * sum(a * b + b for a, b in pairwise(sizes))
         print(
             json.dumps({"before": int(before[0]), "after": int(after[0]), "grown": int(after[0] - before[0]), "vector": vector}), flush=True
         )
