@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from hpcml.errors import ShardError
+from hpcml.data.layout import Layout
+from hpcml.errors import HpcmlError, ShardError
 
 
 class RowWriter:
@@ -20,13 +21,24 @@ class RowWriter:
         path: the file to make or replace.
         rows: rows of every data set.
         fields: name -> (row shape, dtype).
+        layout: how the fields lie in the file; contiguous when left out.
+        decorate: called with the new h5py file once its data sets are there, to add attributes and what has no rows.
 
     Raises:
         ShardError: on entering or leaving, if the file cannot be written; nothing is left behind.
     """
 
-    def __init__(self, path: Path, rows: int, fields: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        rows: int,
+        fields: Mapping[str, tuple[tuple[int, ...], Any]],
+        *,
+        layout: Layout | None = None,
+        decorate: Callable[[Any], None] | None = None,
+    ) -> None:
         self.path, self.rows, self.fields = path, rows, dict(fields)
+        self._layout, self._decorate = layout or Layout(), decorate
         self._partial = path.with_name(f".partial-{path.name}")
         self._file: Any = None
 
@@ -37,9 +49,14 @@ class RowWriter:
         try:
             self._file = h5py.File(self._partial, "w", locking=False)
             for name, (shape, dtype) in self.fields.items():
-                self._file.create_dataset(name, (self.rows, *shape), dtype, track_times=False)
-        except OSError as error:
+                options = self._layout.options(self.rows, shape, dtype)
+                self._file.create_dataset(name, (self.rows, *shape), dtype, track_times=False, **options)
+            if self._decorate is not None:
+                self._decorate(self._file)
+        except BaseException as error:
             self._discard()
+            if isinstance(error, HpcmlError) or not isinstance(error, OSError | RuntimeError):
+                raise
             raise ShardError(f"{self.path}: cannot be written ({error}); give a folder that exists and can be written") from error
         return self
 
