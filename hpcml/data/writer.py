@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,9 @@ import numpy as np
 
 from hpcml.data.layout import Layout
 from hpcml.errors import HpcmlError, ShardError
+
+HEADER = 1 << 14
+"""Bytes that HDF5's own notes may take beside the rows, generously."""
 
 
 class RowWriter:
@@ -43,22 +47,42 @@ class RowWriter:
         self._file: Any = None
 
     def __enter__(self) -> RowWriter:
-        """Make the file under a hidden name."""
+        """Make the file under a hidden name, at its full size: a disk that fills up while HDF5 writes would crash this process."""
         import h5py
 
+        sizes = [self.rows * math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.fields.values()]
         try:
-            self._file = h5py.File(self._partial, "w", locking=False)
-            for name, (shape, dtype) in self.fields.items():
-                options = self._layout.options(self.rows, shape, dtype)
-                self._file.create_dataset(name, (self.rows, *shape), dtype, track_times=False, **options)
-            if self._decorate is not None:
-                self._decorate(self._file)
+            self._reserve(sum(sizes) + HEADER)
+            with h5py.File(self._partial, "w", locking=False) as file:
+                for name, (shape, dtype) in self.fields.items():
+                    options = self._layout.options(self.rows, shape, dtype)
+                    if not options and not np.dtype(dtype).hasobject:
+                        options = {"dcpl": _allocated_at_once()}
+                    file.create_dataset(name, (self.rows, *shape), dtype, track_times=False, **options)
+                if self._decorate is not None:
+                    self._decorate(file)
+            # Chunks get their places as they are written; a codec never makes one larger, and HDF5 gives back what is left over.
+            self._reserve(self._partial.stat().st_size + (sum(sizes) + self._index_bytes() if self._layout.is_chunked else 0))
+            self._file = h5py.File(self._partial, "r+", locking=False)
         except BaseException as error:
             self._discard()
             if isinstance(error, HpcmlError) or not isinstance(error, OSError | RuntimeError):
                 raise
-            raise ShardError(f"{self.path}: cannot be written ({error}); give a folder that exists and can be written") from error
+            why = getattr(error, "strerror", None) or str(error)
+            raise ShardError(f"{self.path}: cannot be written ({why}); give a folder that exists and has room") from error
         return self
+
+    def _index_bytes(self) -> int:
+        """Return what HDF5's indices of chunks take, generously."""
+        rows = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.fields.values()]
+        chunks = sum(-(-self.rows // (self._layout.chunk_rows(self.rows, size) or self.rows)) for size in rows if self.rows)
+        return HEADER + 128 * chunks
+
+    def _reserve(self, size: int) -> None:
+        """Take the disk's room for the file, or raise OSError; where the system cannot, do nothing."""
+        with self._partial.open("ab") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
 
     def write(self, start: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write rows from `start` on of each named data set.
@@ -93,3 +117,13 @@ class RowWriter:
         except (OSError, RuntimeError):
             pass  # what could not be flushed is removed anyway
         self._partial.unlink(missing_ok=True)
+
+
+def _allocated_at_once() -> Any:
+    """Return the property list of a data set whose rows have their place in the file from the start, not filled."""
+    import h5py
+
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    return plist

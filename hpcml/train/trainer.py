@@ -77,6 +77,9 @@ class Trainer:
         self.model, self.loss, self.optimizer, self.data, self.test = model, loss, optimizer, data, test
         self.saving, self.notes = saving, list[str]()
         self.hooks = [Progress()] if hooks is None else list(hooks)
+        # What decides which collectives come next must be equal before the first of them.
+        first = {"virtual workers": workers, "saving": saving, "threads": threads, "device": device, "synchroniser": sync}
+        self.comm.agree_all(first, "the run's")
         found = saving.newest(self.comm, self.notes) if saving else None
         self.workers = workers or (found.manifest["workers"] if found else self.comm.size)
         require_hosts(self.workers, self.comm.size)
@@ -101,7 +104,7 @@ class Trainer:
         self.meter, self.work, self._tail = EpochMeter(), Workspace(), np.zeros(len(Tail), model.arena.dtype)
         self._fault: HpcmlError | None = None
         self.weights_sha256: str | None = None
-        self.resumed_from = found.step if found else None
+        self.resumed_from = self._saved = found.step if found else None
         if found:
             go_on(self, found)
 
@@ -121,21 +124,26 @@ class Trainer:
     def run(self, epochs: int) -> dict[str, float]:
         """Train until this many epochs are done, those before a resume counted in, and return the last epoch's metrics."""
         self.comm.agree(epochs, "the number of epochs")
-        for hook in self.hooks:
-            hook.before_run(self, epochs)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is found and named by us
-            while self.epoch < epochs:
-                self._run_epoch()
-        self.sync.consensus()
-        self.save()
+        try:
+            for hook in self.hooks:
+                hook.before_run(self, epochs)
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is found and named by us
+                while self.epoch < epochs:
+                    self._run_epoch()
+            self.sync.consensus()
+            self.save()
+        except BaseException:
+            for hook in self.hooks:
+                hook.after_failure(self)
+            raise
         for hook in self.hooks:
             hook.after_run(self)
         return self.metrics
 
     def save(self) -> None:
-        """Write a checkpoint, if the run saves at all."""
-        if self.saving:
-            self.weights_sha256 = save(self, self.saving)
+        """Write a checkpoint, if the run saves at all and this step's is not already there."""
+        if self.saving and self._saved != self.count:
+            self.weights_sha256, self._saved = save(self, self.saving), self.count
 
     def evaluate(self, data: ShardedDataset) -> dict[str, float]:
         """Return loss and metrics of the mean model over all rows of a data set, equal on all ranks."""
@@ -238,6 +246,12 @@ def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
         raise ShapeError(f"the data's rows have shape {tuple(data.x.shape)}, the model takes {model.shape}")
     if loss.integer_target and np.dtype(data.y.dtype).kind not in "iub":
         raise DataError(f"{loss.name} takes whole numbers as target, field {data.y.name!r} is {data.y.dtype}")
+    numbers = 1 if loss.integer_target else math.prod(model.outputs)
+    if math.prod(data.y.shape) != numbers:
+        kind = "one class" if loss.integer_target else f"the model gives {numbers} numbers"
+        raise ShapeError(
+            f"{loss.name}: {kind} a row, field {data.y.name!r} has rows of shape {data.y.shape}; give the model as many outputs"
+        )
 
 
 def identify(trainer: Trainer, sync: EveryStep | LocalSteps, sampling: dict[str, Any]) -> dict[str, str]:
