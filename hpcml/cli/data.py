@@ -1,16 +1,16 @@
-"""``hpcml data``: import, check, rewrite and split data sets; every tool runs alone or under mpirun, with the same result."""
+"""``hpcml data``: import, look at, check, rewrite and split data sets; every tool runs alone or under mpirun, with the same result."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from hpcml.cli import data_import, data_reshard, data_split, data_stats, data_verify
+from hpcml.cli import data_import, data_inspect, data_plan, data_reshard, data_split, data_stats, data_verify
 
-TOOLS = (data_import, data_reshard, data_verify, data_stats, data_split)
+TOOLS = (data_import, data_inspect, data_plan, data_reshard, data_verify, data_stats, data_split)
 
 EXAMPLE = """examples:
-  hpcml data stats 'data/digits/*.h5'
+  hpcml data inspect 'data/digits/*.h5'
   mpirun -n 4 hpcml data import table.csv --label species --out shards
   hpcml data TOOL --help
 """
@@ -20,7 +20,7 @@ def add_to(commands: Any) -> None:
     """Add the command's parser and those of its tools."""
     parser = commands.add_parser(
         "data",
-        help="import, reshard, verify, stats, split",
+        help="import, inspect, plan, reshard, verify, stats, split",
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

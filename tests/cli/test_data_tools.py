@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.mpirun import start
 
 DIGITS = Path(__file__).resolve().parents[2] / "data" / "digits"
-TOOLS = ("import", "reshard", "verify", "stats", "split")
+TOOLS = ("import", "inspect", "plan", "reshard", "verify", "stats", "split")
 
 
 def files(folder):
@@ -127,3 +128,29 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_written(mpirun, tmp_path):
     assert "Traceback" not in done.stderr
     assert [path.name for path in (tmp_path / "out").rglob("*.h5")] == []
     mpirun(2, "data", "import", "t.csv", "--out", "out", cwd=tmp_path).check()
+
+
+def test_inspect_shows_a_table_and_the_same_as_json(mpirun):
+    shown = mpirun(2, "data", "inspect", DIGITS / "train-*.h5").check().stdout
+    assert shown.startswith("5 files, ")
+    assert shown.count("contiguous") == 2
+    assert "positioned reads" in shown
+    plain = json.loads(mpirun(1, "data", "inspect", DIGITS / "train-*.h5", "--json").check().stdout)
+    assert [(one["name"], one["rows"], one["amplification"]) for one in plain["sets"]] == [("x", 1438, 1.0), ("y", 1438, 1.0)]
+    assert plain["differ"] == plain["advice"] == []
+
+
+def test_plan_recommends_a_shuffle(mpirun, repository):
+    shown = mpirun(2, "data", "plan", "jobs/digits.toml", cwd=repository).check().stdout
+    assert [line.split()[0] for line in shown.splitlines()[2:6]] == ["none", "block", "window", "global"]
+    assert "recommended: window" in shown
+    plain = json.loads(mpirun(1, "data", "plan", "jobs/digits.toml", "--json", cwd=repository).check().stdout)
+    assert [one["shuffle"] for one in plain["shuffles"]] == ["none", "block", "window", "global"]
+    assert all(one["amplification"] == 1 for one in plain["shuffles"])
+
+
+def test_what_cannot_be_inspected_or_planned_is_told_once(mpirun, tmp_path):
+    for words in (("inspect", "gone.h5"), ("plan", "gone.toml")):
+        done = mpirun(2, "data", *words, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.count("hpcml: error:") == 1
