@@ -20,7 +20,7 @@ FLOORS = [
     {"train"},
     {"adapters"},
     {"build"},
-    {"trained", "bench", "report", "cluster"},
+    {"trained", "datasets", "bench", "report", "cluster"},
     {"cli"},
     {"__init__", "__main__"},
 ]

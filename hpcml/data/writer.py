@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from hpcml.errors import ShardError
+from hpcml.data.layout import Layout
+from hpcml.errors import HpcmlError, ShardError
 
 HEADER = 1 << 14
 """Bytes that HDF5's own notes may take beside the rows, generously."""
@@ -24,13 +25,24 @@ class RowWriter:
         path: the file to make or replace.
         rows: rows of every data set.
         fields: name -> (row shape, dtype).
+        layout: how the fields lie in the file; contiguous when left out.
+        decorate: called with the new h5py file once its data sets are there, to add attributes and what has no rows.
 
     Raises:
         ShardError: on entering or leaving, if the file cannot be written; nothing is left behind.
     """
 
-    def __init__(self, path: Path, rows: int, fields: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        rows: int,
+        fields: Mapping[str, tuple[tuple[int, ...], Any]],
+        *,
+        layout: Layout | None = None,
+        decorate: Callable[[Any], None] | None = None,
+    ) -> None:
         self.path, self.rows, self.fields = path, rows, dict(fields)
+        self._layout, self._decorate = layout or Layout(), decorate
         self._partial = path.with_name(f".partial-{path.name}")
         self._file: Any = None
 
@@ -38,18 +50,33 @@ class RowWriter:
         """Make the file under a hidden name, at its full size: a disk that fills up while HDF5 writes would crash this process."""
         import h5py
 
+        sizes = [self.rows * math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.fields.values()]
         try:
-            self._reserve(sum(self.rows * math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.fields.values()) + HEADER)
+            self._reserve(sum(sizes) + HEADER)
             with h5py.File(self._partial, "w", locking=False) as file:
                 for name, (shape, dtype) in self.fields.items():
-                    file.create_dataset(name, (self.rows, *shape), dtype, track_times=False, dcpl=_allocated_at_once())
-            self._reserve(self._partial.stat().st_size)
+                    options = self._layout.options(self.rows, shape, dtype)
+                    if not options and not np.dtype(dtype).hasobject:
+                        options = {"dcpl": _allocated_at_once()}
+                    file.create_dataset(name, (self.rows, *shape), dtype, track_times=False, **options)
+                if self._decorate is not None:
+                    self._decorate(file)
+            # Chunks get their places as they are written; a codec never makes one larger, and HDF5 gives back what is left over.
+            self._reserve(self._partial.stat().st_size + (sum(sizes) + self._index_bytes() if self._layout.is_chunked else 0))
             self._file = h5py.File(self._partial, "r+", locking=False)
-        except OSError as error:
+        except BaseException as error:
             self._discard()
-            why = error.strerror or str(error)
+            if isinstance(error, HpcmlError) or not isinstance(error, OSError | RuntimeError):
+                raise
+            why = getattr(error, "strerror", None) or str(error)
             raise ShardError(f"{self.path}: cannot be written ({why}); give a folder that exists and has room") from error
         return self
+
+    def _index_bytes(self) -> int:
+        """Return what HDF5's indices of chunks take, generously."""
+        rows = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.fields.values()]
+        chunks = sum(-(-self.rows // (self._layout.chunk_rows(self.rows, size) or self.rows)) for size in rows if self.rows)
+        return HEADER + 128 * chunks
 
     def _reserve(self, size: int) -> None:
         """Take the disk's room for the file, or raise OSError; where the system cannot, do nothing."""

@@ -1,0 +1,254 @@
+"""All that a shard holds, not only the two fields of a run: what the tools copy, check and describe.
+
+A row field is a data set whose first axis has as many entries as the shard has rows. Everything else (scalars, coordinates of
+another length) is common to all rows: it must be equal in all shards, and goes into every new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcml.data.index import Shard
+from hpcml.data.shards import open_file
+from hpcml.errors import DataError, ShardError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What one shard holds.
+
+    Args:
+        rows: of every row field.
+        fields: name -> (shape of one row, dtype with its byte order), in the order of the names.
+        common: name -> sha256 of a data set without rows.
+        attributes: "name@key" -> its value's repr, for files, groups and data sets; references to objects are left out.
+        references: the attributes left out, "name@key".
+        chunk: rows of the largest chunk of a row field, 0 where all lie in one piece.
+    """
+
+    rows: int
+    fields: dict[str, tuple[Shape, np.dtype[Any]]]
+    common: dict[str, str]
+    attributes: dict[str, str]
+    references: tuple[str, ...]
+    chunk: int = 0
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row over all fields; a variable-length string counts as 16."""
+        return sum(int(np.prod(shape, dtype=np.int64)) * _item_bytes(dtype) for shape, dtype in self.fields.values())
+
+    def block(self, nbytes: int) -> int:
+        """Return the rows of a block of about `nbytes`, in whole chunks, so that none is decoded twice."""
+        rows = max(1, nbytes // max(1, self.row_bytes))
+        return max(self.chunk, rows // self.chunk * self.chunk) if self.chunk else rows
+
+    def schema(self) -> dict[str, list[Any]]:
+        """Return the fields as plain data: name -> [row shape, dtype], such as [[64], "float32"]."""
+        return {name: [list(shape), dtype_name(dtype)] for name, (shape, dtype) in self.fields.items()}
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """Return a dtype's name for people, without its byte order: "float32", "text"."""
+    if dtype.hasobject:
+        return "text"
+    return dtype.newbyteorder("=").name if dtype.fields is None and dtype.subdtype is None else str(dtype)
+
+
+def read_contents(path: str | Path, along: str | None = None, common: Collection[str] = ()) -> Contents:
+    """Return what a file holds, from its metadata and its data sets without rows.
+
+    Args:
+        path: an HDF5 file.
+        along: the field whose length is the number of rows; left out, "x", or else the commonest length of a first axis.
+        common: data sets known to have no rows, though their length may by chance be the number of rows here.
+
+    Raises:
+        ShardError: for a file that cannot be read, has no rows, or holds rows of a type that cannot be copied.
+    """
+    with open_file(path) as file:
+        try:
+            return _read_contents(Path(path), file, along, common)
+        except ShardError:
+            raise
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise ShardError(f"{path}: its metadata is damaged; write or copy the shard again ({error})") from error
+
+
+def _read_contents(path: Path, file: Any, along: str | None, without: Collection[str]) -> Contents:
+    import h5py
+
+    found: dict[str, Any] = {}
+    file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
+    lengths = {name: int(item.shape[0]) for name, item in found.items() if item.shape}
+    if along is not None and along.strip("/") not in lengths:
+        raise ShardError(f"{path}: field {along!r} is absent or has no rows; the file has {', '.join(map(repr, found)) or '(nothing)'}")
+    if not lengths:
+        raise ShardError(f"{path}: holds no data set with rows; it has {', '.join(map(repr, found)) or '(nothing)'}")
+    rows = lengths[along.strip("/")] if along is not None else lengths.get("x") or _commonest(list(lengths.values()))
+    fields = {
+        name: (tuple(map(int, found[name].shape[1:])), found[name].dtype)
+        for name in sorted(lengths)
+        if lengths[name] == rows and name not in without
+    }
+    for name, (_, dtype) in fields.items():
+        if dtype.hasobject and h5py.check_string_dtype(dtype) is None:
+            raise ShardError(
+                f"{path}: field {name!r} is {dtype}, of variable length, which cannot be copied; write it as offsets and values"
+            )
+    common = {name: _fingerprint(item) for name, item in sorted(found.items()) if name not in fields}
+    attributes, references = _attributes(file)
+    chunk = max((item.chunks[0] for name, item in found.items() if name in fields and item.chunks), default=0)
+    return Contents(rows, fields, common, attributes, references, int(chunk))
+
+
+def _commonest(lengths: list[int]) -> int:
+    """Return the length that most data sets have; the larger of two that are equally common."""
+    return max(Counter(lengths).items(), key=lambda pair: (pair[1], pair[0]))[0]
+
+
+def _item_bytes(dtype: np.dtype[Any]) -> int:
+    return 16 if dtype.hasobject else dtype.itemsize
+
+
+def _fingerprint(item: Any) -> str:
+    """Return the sha256 of a data set's shape, dtype and values."""
+    digest = hashlib.sha256(f"{item.shape} {item.dtype}".encode())
+    if item.shape is not None and item.size:
+        value = np.asarray(item[()])
+        digest.update(repr(value.tolist()).encode() if value.dtype.hasobject else value.tobytes())
+    return digest.hexdigest()
+
+
+def _attributes(file: Any) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the attributes of everything in a file, and those that are references to objects."""
+    import h5py
+
+    values: dict[str, str] = {}
+    references: list[str] = []
+
+    def note(name: str, item: Any) -> None:
+        for key in item.attrs:
+            kind = item.attrs.get_id(key).dtype
+            if kind.hasobject and h5py.check_string_dtype(kind) is None:
+                references.append(f"{name}@{key}")
+            else:
+                values[f"{name}@{key}"] = repr(item.attrs[key])
+
+    note("", file)
+    file.visititems(note)
+    return dict(sorted(values.items())), tuple(sorted(references))
+
+
+def require_alike(path: Path, found: Contents, first_path: Path, first: Contents) -> None:
+    """Raise ShardError unless two shards have the same fields and the same data sets without rows, naming what differs."""
+    for name in sorted(set(found.fields) | set(first.fields)):
+        if name not in found.fields or name not in first.fields:
+            has, lacks = (path, first_path) if name in found.fields else (first_path, path)
+            raise ShardError(f"{lacks}: field {name!r} is absent, but {has} has it; write all shards alike")
+        (shape, dtype), (old_shape, old_dtype) = found.fields[name], first.fields[name]
+        if shape != old_shape or dtype_name(dtype) != dtype_name(old_dtype):
+            new, old = f"{shape} {dtype_name(dtype)}", f"{old_shape} {dtype_name(old_dtype)}"
+            raise ShardError(f"{path}: field {name!r} has rows of {new}, expected {old} as in {first_path}; write all shards alike")
+    for name in sorted(set(found.common) | set(first.common)):
+        if found.common.get(name) != first.common.get(name):
+            text = f"{path}: data set {name!r}, which has no rows, is not the one in {first_path}"
+            raise ShardError(f"{text}; make them equal, or name a field with rows by --along if it should have them")
+
+
+class AllRows:
+    """Every row field of many shards as one row space, read a run of rows at a time; one file is open at a time.
+
+    Args:
+        shards: the files, in the order of their rows.
+        contents: of the first shard; the others were found alike.
+    """
+
+    def __init__(self, shards: Sequence[Shard], contents: Contents) -> None:
+        self.shards, self.contents = tuple(shards), contents
+        self._edges = np.concatenate([[0], np.cumsum([shard.rows for shard in shards])]).astype(np.int64)
+        self._path, self._file = "", None
+
+    @property
+    def rows(self) -> int:
+        """Rows of all shards together."""
+        return int(self._edges[-1])
+
+    def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Return rows start to stop-1 of every field, as stored.
+
+        Raises:
+            DataError: if the rows do not exist.
+            ShardError: for a file that changed, or a block that cannot be read, naming file, field and rows.
+        """
+        if not 0 <= start <= stop <= self.rows:
+            raise DataError(f"rows {start}:{stop} do not exist, the data set has rows 0:{self.rows}")
+        parts = list(self._parts(start, stop))
+        fields = self.contents.fields
+        if not parts:
+            return {name: np.empty((0, *shape), dtype) for name, (shape, dtype) in fields.items()}
+        return {name: _joined([part[name] for part in parts], fields[name][1]) for name in fields}
+
+    def locate(self, row: int) -> tuple[str, int]:
+        """Return the file of a row and its number in that file."""
+        shard = int(np.searchsorted(self._edges, row, side="right")) - 1
+        return self.shards[shard].path, row - int(self._edges[shard])
+
+    def close(self) -> None:
+        """Close the open file; a later read opens it again."""
+        if self._file is not None:
+            self._file.close()
+        self._path, self._file = "", None
+
+    def _parts(self, start: int, stop: int) -> Iterator[Mapping[str, np.ndarray]]:
+        shard = int(np.searchsorted(self._edges, start, side="right")) - 1
+        while start < stop:
+            first, last = int(self._edges[shard]), int(self._edges[shard + 1])
+            end = min(stop, last)
+            if end > start:
+                yield self._read_file(self.shards[shard], start - first, end - first)
+            start, shard = end, shard + 1
+
+    def _read_file(self, shard: Shard, start: int, stop: int) -> dict[str, np.ndarray]:
+        if self._path != shard.path:
+            self.close()
+            require_unchanged(shard)
+            self._path, self._file = shard.path, open_file(shard.path)
+        return {name: read_rows(self._file, shard.path, name, start, stop) for name in self.contents.fields}
+
+
+def _joined(parts: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
+    """Return the parts as one array of this dtype: shards may differ in byte order."""
+    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return whole if whole.dtype == dtype else whole.astype(dtype)
+
+
+def read_rows(file: Any, path: str | Path, name: str, start: int, stop: int) -> np.ndarray:
+    """Return rows of one field of an open file.
+
+    Raises:
+        ShardError: naming file, field and rows, if they cannot be read.
+    """
+    try:
+        return np.asarray(file[name][start:stop])
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise ShardError(f"{path}: field {name!r}, rows {start}:{stop} cannot be read; write or copy the shard again ({error})") from error
+
+
+def require_unchanged(shard: Shard) -> None:
+    """Raise ShardError where a file is gone, or has another size or time than when it was looked into."""
+    try:
+        status = Path(shard.path).stat()
+    except OSError as error:
+        raise ShardError(f"{shard.path}: was there a moment ago and cannot be found any more ({error})") from error
+    if (status.st_size, status.st_mtime_ns) != (shard.size, shard.mtime_ns):
+        raise ShardError(f"{shard.path}: changed since it was looked into; start again once nobody writes to it")

@@ -1,0 +1,221 @@
+"""What an HDF5 file looks like to a reader: how each data set lies in it, how fast it is, and what to do about it.
+
+Any file will do, whether or not it follows the layout in `data/shards.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcml.data.contents import dtype_name
+from hpcml.data.shards import DTYPES, open_file
+from hpcml.errors import ShardError
+
+FILTERS = {
+    1: "gzip",
+    2: "shuffle",
+    3: "fletcher32",
+    4: "szip",
+    5: "nbit",
+    6: "scale-offset",
+    32000: "lzf",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32026: "blosc2",
+}
+"""HDF5's numbers of filters that are met in practice."""
+
+SAMPLE_BYTES = 32 << 20
+SAMPLE_SECONDS = 0.5
+"""The short read that is measured ends at whichever comes first."""
+
+SMALL_CHUNK = 16 << 10
+LARGE_CHUNK = 8 << 20
+SMALL_FILE = 1 << 20
+MANY_FILES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Looks:
+    """How one data set lies in its file.
+
+    Args:
+        name: its path in the file.
+        shape: with the rows first; () for a scalar.
+        dtype: numpy's name, "text", or HDF5's.
+        order: "little", "big" or "".
+        layout: "contiguous", "chunked", "compact", "virtual", "external" or "empty".
+        chunk: its shape, or ().
+        filters: their names in the order of writing.
+        lacking: filters that are not installed here.
+        nbytes: of the values.
+        stored: bytes in the file.
+        road: how hpcml reads its rows, in words.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    order: str
+    layout: str
+    chunk: tuple[int, ...]
+    filters: tuple[str, ...]
+    lacking: tuple[str, ...]
+    nbytes: int
+    stored: int
+    road: str
+
+    @property
+    def rows(self) -> int:
+        """Entries of the first axis."""
+        return self.shape[0] if self.shape else 0
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.nbytes // self.rows if self.rows else 0
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of one chunk, decoded."""
+        return math.prod(self.chunk) * (self.nbytes // max(1, math.prod(self.shape))) if self.chunk else 0
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can be x or y of a run."""
+        return self.dtype in DTYPES and bool(self.rows) and self.nbytes > 0 and not self.lacking
+
+
+def look_into(path: Path) -> list[Looks]:
+    """Return how every data set of a file lies in it, in the order of their names.
+
+    Raises:
+        ShardError: for a file that cannot be read.
+    """
+    import h5py
+
+    with open_file(path) as file:
+        found: dict[str, Any] = {}
+        try:
+            file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
+            return [_look(name, found[name]) for name in sorted(found)]
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise ShardError(f"{path}: its metadata is damaged; write or copy the file again ({error})") from error
+
+
+def _look(name: str, item: Any) -> Looks:
+    import h5py
+
+    plist = item.id.get_create_plist()
+    codes = [plist.get_filter(i) for i in range(plist.get_nfilters())]
+    names = tuple(FILTERS.get(code, f"filter {code}") for code, _, _, _ in codes)
+    lacking = tuple(FILTERS.get(code, f"filter {code}") for code, _, _, _ in codes if not h5py.h5z.filter_avail(code))
+    layouts = {h5py.h5d.COMPACT: "compact", h5py.h5d.CONTIGUOUS: "contiguous", h5py.h5d.CHUNKED: "chunked", h5py.h5d.VIRTUAL: "virtual"}
+    layout = "empty" if item.shape is None else "external" if item.external else layouts.get(plist.get_layout(), "unknown")
+    shape, dtype = tuple(map(int, item.shape or ())), item.dtype
+    size = 0 if item.shape is None else int(item.size) * dtype.itemsize
+    order = {"<": "little", ">": "big"}.get(dtype.str[0], "")
+    chunk = tuple(map(int, item.chunks or ()))
+    stored = int(item.id.get_storage_size())
+    kind = dtype_name(dtype)
+    return Looks(name, shape, kind, order, layout, chunk, names, lacking, size, stored, _road(layout, names, lacking, kind))
+
+
+def _road(layout: str, filters: Sequence[str], lacking: Sequence[str], dtype: str) -> str:
+    """Return by which road rows are read, in words."""
+    if lacking:
+        return f"none: {', '.join(lacking)} is not installed (pip install hdf5plugin)"
+    if dtype not in DTYPES:
+        return "none: not numbers"
+    if layout == "contiguous":
+        return "positioned reads"
+    if layout == "chunked" and not set(filters) - {"gzip", "shuffle", "fletcher32", "lz4", "zstd", "blosc", "lzf", "bitshuffle", "blosc2"}:
+        return "raw chunks" + (", decoded by threads" if filters else "")
+    return "HDF5's own pipeline"
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """A short read in sequence: bytes read, and MB/s (10**6 bytes) with the system's cache asked to forget them first, and again."""
+
+    nbytes: int
+    cold: float
+    warm: float
+
+
+def measure(path: Path, name: str) -> Speed:
+    """Return how fast the first rows of a data set come, through h5py on one thread: a road outside HDF5 is as fast or faster.
+
+    Raises:
+        ShardError: naming the data set, if it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+    (nbytes, cold), (_, warm) = _read_some(path, name), _read_some(path, name)
+    return Speed(nbytes, nbytes / cold / 1e6, nbytes / warm / 1e6)
+
+
+def _read_some(path: Path, name: str) -> tuple[int, float]:
+    """Return (bytes, seconds) of reading rows in sequence until enough was seen."""
+    with open_file(path) as file:
+        try:
+            item = file[name]
+            row = max(1, int(item.size) * item.dtype.itemsize // item.shape[0])
+            step = max(item.chunks[0] if item.chunks else 1, (1 << 20) // row)
+            nbytes, begin = 0, time.perf_counter()
+            for start in range(0, item.shape[0], step):
+                nbytes += item[start : start + step].nbytes
+                if nbytes >= SAMPLE_BYTES or time.perf_counter() - begin > SAMPLE_SECONDS:
+                    break
+            return nbytes, max(time.perf_counter() - begin, 1e-9)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise ShardError(f"{path}: data set {name!r} cannot be read; write or copy the file again ({error})") from error
+
+
+def advise(found: Sequence[Looks], sizes: Sequence[int], block: int) -> list[str]:
+    """Return what would make reading faster, in plain words; nothing where nothing would.
+
+    Args:
+        found: the data sets of one file.
+        sizes: bytes of each file of the set.
+        block: rows of a block.
+    """
+    texts = [text for one in found if one.rows and one.nbytes > SMALL_CHUNK for text in _advise_one(one, block)]
+    if len(sizes) > MANY_FILES and sum(sizes) / len(sizes) < SMALL_FILE:
+        text = f"{len(sizes)} files of {sum(sizes) // len(sizes):,} bytes on average: opening them costs more than reading them"
+        texts.append(f"{text}; put them together with `hpcml data reshard --files {max(1, sum(sizes) >> 28)}`")
+    return texts
+
+
+def _advise_one(one: Looks, block: int) -> list[str]:
+    texts = []
+    if one.lacking:
+        texts.append(f"{one.name}: needs {', '.join(one.lacking)}; pip install hdf5plugin, or reshard it on a machine that has it")
+    if one.stored == 0 and one.layout in ("contiguous", "chunked"):
+        texts.append(f"{one.name}: was created but never written; its rows would read as fill values")
+    if one.layout in ("virtual", "external"):
+        texts.append(f"{one.name}: its rows lie in other files; reshard it to have them in one place")
+    if one.chunk and one.chunk[1:] != one.shape[1:]:
+        texts.append(f"{one.name}: chunks {one.chunk} cut rows apart, so that a row needs several; reshard with --chunk {block}")
+    elif one.chunk and one.chunk_bytes < SMALL_CHUNK and one.nbytes > LARGE_CHUNK:
+        rows = max(block, (1 << 20) // max(1, one.row_bytes) // block * block)
+        texts.append(f"{one.name}: chunks of {one.chunk_bytes:,} bytes mean many small reads; reshard with --chunk {rows}")
+    elif one.chunk and one.chunk[0] > block and one.chunk_bytes > LARGE_CHUNK:
+        text = f"{one.name}: a chunk holds {one.chunk[0]} rows, {one.chunk_bytes:,} bytes"
+        texts.append(f"{text}; set data.block = {one.chunk[0]}, or reshard with --chunk {block}")
+    if one.dtype == "float64":
+        texts.append(f"{one.name}: is float64, training uses float32 unless model.dtype says otherwise; half the bytes would do")
+    return texts

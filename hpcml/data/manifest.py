@@ -1,0 +1,136 @@
+"""The sidecar of a set of shards: one JSON file that says what each file holds, by which a later change is found.
+
+It holds no times and no folders: a copy of the folder has the right manifest too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hpcml.data.contents import Contents, read_contents, read_rows
+from hpcml.data.rowsum import RowSum
+from hpcml.data.shards import open_file
+from hpcml.errors import DataError, ShardError
+
+NAME = "manifest.json"
+"""The manifest's name, in the folder of its shards."""
+
+VERSION = 1
+BLOCK_BYTES = 1 << 20
+"""A hash is kept for about this many bytes of rows, so that a change can be named by its rows."""
+
+LEAST_BLOCKS = 16
+"""A small file is cut into this many blocks at least, unless its chunks are larger."""
+
+
+def describe_file(path: Path, along: str | None = None, common: Collection[str] = ()) -> dict[str, Any]:
+    """Return a file's entry in the manifest, read from the file as it lies on disk.
+
+    Returns:
+        bytes, sha256, rows, row_hash, fields (name -> hash of its rows), block (rows of a block),
+        blocks (name -> hash of each block), schema (name -> [row shape, dtype]).
+
+    Raises:
+        ShardError: naming what cannot be read.
+    """
+    contents = read_contents(path, along, common)
+    total = RowSum()
+    blocks: dict[str, list[str]] = {name: [] for name in contents.fields}
+    with open_file(path) as file:
+        for start, stop in row_blocks(contents):
+            one = RowSum()
+            one.add({name: read_rows(file, path, name, start, stop) for name in contents.fields})
+            for name, value in one.plain()["fields"].items():
+                blocks[name].append(value)
+            total.merge(one)
+    size, digest = path.stat().st_size, file_sha256(path)
+    return {"bytes": size, "sha256": digest, **total.plain(), "block": block_of(contents), "blocks": blocks, "schema": contents.schema()}
+
+
+def block_of(contents: Contents) -> int:
+    """Return the rows of a block of a shard."""
+    small = -(-contents.rows // LEAST_BLOCKS)
+    return max(1, contents.chunk, min(contents.block(BLOCK_BYTES), small))
+
+
+def row_blocks(contents: Contents) -> list[tuple[int, int]]:
+    """Cut a shard's rows into (start, stop) blocks."""
+    step = block_of(contents)
+    return [(start, min(start + step, contents.rows)) for start in range(0, contents.rows, step)]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes.
+
+    Raises:
+        ShardError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ShardError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def build_manifest(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the manifest of files, name -> entry as `describe_file` returns it, in the order given."""
+    total = RowSum()
+    for entry in files.values():
+        total.merge(RowSum.from_plain(entry))
+    schemas = [entry["schema"] for entry in files.values()]
+    shared = {name: {"shape": shape, "dtype": dtype} for name, (shape, dtype) in (schemas[0] if schemas else {}).items()}
+    bare = {name: {key: value for key, value in entry.items() if key != "schema"} for name, entry in files.items()}
+    return {"hpcml_manifest": VERSION, **total.plain(), "schema": shared, "files": bare}
+
+
+def load_manifest(path: Path) -> dict[str, Any]:
+    """Return a manifest.
+
+    Raises:
+        DataError: if it cannot be read, or is no manifest of this version.
+    """
+    try:
+        plain = json.loads(path.read_bytes())
+        version, files = plain["hpcml_manifest"], plain["files"]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: is not a manifest of hpcml; remove it, or write it again with `hpcml data verify --write`") from error
+    if version != VERSION or not isinstance(files, dict):
+        raise DataError(
+            f"{path}: is a manifest of version {version!r}, expected {VERSION}; write it again with `hpcml data verify --write`"
+        )
+    return dict(plain)
+
+
+def write_json(path: Path, plain: Any) -> None:
+    """Write plain data as JSON, whole or not at all.
+
+    Raises:
+        DataError: if the file cannot be written.
+    """
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(plain, file, indent=1, sort_keys=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"{path}: cannot be written ({error.strerror}); give a folder that can be written and has room") from error
+
+
+def names_unique(paths: Sequence[Path]) -> None:
+    """Raise DataError if two files of different folders have one name, which a manifest could not tell apart."""
+    seen: dict[str, Path] = {}
+    for path in paths:
+        if path.name in seen:
+            raise DataError(f"{seen[path.name]} and {path} have the same name; give them different names, or check each folder by itself")
+        seen[path.name] = path

@@ -1,0 +1,213 @@
+"""Looking at every byte of a shard: can it be read, is it what the manifest says, are its values usable.
+
+Everything wrong is returned as a sentence that names the data set and the rows; nothing is raised but for programming errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcml.data.contents import Contents, read_contents, read_rows, require_alike
+from hpcml.data.manifest import block_of, file_sha256, row_blocks
+from hpcml.data.rowsum import RowSum
+from hpcml.data.shards import open_file
+from hpcml.errors import DataError, ShardError
+
+NAMED = 3
+"""Rows or spans that a sentence names; it counts the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What the values of a field must be: low <= value <= high."""
+
+    name: str
+    low: float
+    high: float
+
+
+def parse_range(text: str) -> Range:
+    """Return the range that a text such as "y=0:9" or "x=-1:" names; an end left out is open.
+
+    Raises:
+        DataError: for a text of another form.
+    """
+    name, equals, ends = text.partition("=")
+    low, colon, high = ends.partition(":")
+    try:
+        made = Range(name.strip(), float(low or "-inf"), float(high or "inf"))
+    except ValueError:
+        made = None
+    if not (made and equals and colon and made.name):
+        raise DataError(f"range {text!r}: expected FIELD=LOW:HIGH, such as y=0:9 or x=-1:")
+    return made
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is wrong with one file, and what it holds where it could be read to the end."""
+
+    problems: list[str] = field(default_factory=list)
+    entry: dict[str, Any] | None = None
+
+
+def check_file(
+    path: Path,
+    first: tuple[Path, Contents] | None,
+    known: Mapping[str, Any] | None,
+    ranges: Sequence[Range] = (),
+    *,
+    along: str | None = None,
+    allow_nan: bool = False,
+) -> Findings:
+    """Read one shard whole and return what is wrong with it.
+
+    Args:
+        path: the shard.
+        first: another shard and its contents, which this one must be like; None for the first one.
+        known: its entry in a manifest, or None.
+        ranges: what the values of fields must be.
+        along: the field whose length is the number of rows.
+        allow_nan: do not mind NaN and infinity.
+    """
+    findings = Findings()
+    try:
+        contents = read_contents(path, along, () if first is None else first[1].common)
+        if first is not None:
+            require_alike(path, contents, *first)
+        findings.problems += [
+            f"{path}: field {one.name!r} of --range is absent; it has {', '.join(contents.fields)}"
+            for one in ranges
+            if one.name not in contents.fields
+        ]
+        _check_rows(path, contents, known, ranges, allow_nan, findings)
+        if known is not None:
+            _check_bytes(path, known, findings)
+    except DataError as error:
+        findings.problems.append(str(error))
+    return findings
+
+
+def _check_rows(
+    path: Path, contents: Contents, known: Mapping[str, Any] | None, ranges: Sequence[Range], allow_nan: bool, findings: Findings
+) -> None:
+    """Read every block of every field; note what cannot be read, what is out of range, and what the manifest does not know."""
+    total, blocks = RowSum(), {name: list[str]() for name in contents.fields}
+    bad: dict[tuple[str, str], list[int]] = {}
+    whole = True
+    with open_file(path) as file:
+        for start, stop in row_blocks(contents):
+            arrays = {}
+            for name in contents.fields:
+                try:
+                    arrays[name] = read_rows(file, path, name, start, stop)
+                except ShardError:
+                    whole = False
+                    findings.problems += _unreadable(file, path, name, start, stop)
+            for name, values in arrays.items():
+                for what, rows in _bad_rows(name, values, ranges, allow_nan):
+                    bad.setdefault((name, what), []).extend((rows + start).tolist())
+            one = RowSum()
+            one.add(arrays)
+            for name, value in one.plain()["fields"].items():
+                blocks[name].append(value)
+            total.merge(one)
+    findings.problems += [f"{path}: field {name!r} {what} in {_name_rows(rows)}" for (name, what), rows in bad.items()]
+    if whole:
+        entry = {"block": block_of(contents), "blocks": blocks, "schema": contents.schema()}
+        findings.entry = {"bytes": path.stat().st_size, "sha256": "", **total.plain(), **entry}
+    if whole and known is not None:
+        _compare(path, contents, findings.entry or {}, known, findings)
+
+
+def _bad_rows(name: str, values: np.ndarray, ranges: Sequence[Range], allow_nan: bool) -> list[tuple[str, np.ndarray]]:
+    """Return (what is wrong, which rows of the block) for values that may not be."""
+    found = []
+    flat = values.reshape(len(values), -1)
+    if values.dtype.kind == "f" and not allow_nan:
+        rows = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+        found.append(("has NaN or infinity", rows))
+    for one in ranges:
+        if one.name == name and values.dtype.kind in "fiub":
+            rows = np.flatnonzero(((flat < one.low) | (flat > one.high)).any(axis=1))
+            found.append((f"is outside {one.low:g}:{one.high:g}", rows))
+    return [(what, rows) for what, rows in found if len(rows)]
+
+
+def _name_rows(rows: list[int]) -> str:
+    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    return f"{len(rows)} row{'s' if len(rows) > 1 else ''}: {', '.join(map(str, rows[:NAMED]))}{more}"
+
+
+def _unreadable(file: Any, path: Path, name: str, start: int, stop: int) -> list[str]:
+    """Return a sentence for every chunk of a block (or row, where there are no chunks) that cannot be read."""
+    try:
+        item = file[name]
+        unit = item.chunks[0] if item.chunks else 1
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        return [f"{path}: field {name!r} cannot be opened ({error})"]
+    pending, spans = [(start, stop)], []
+    while pending:
+        first, last = pending.pop()
+        try:
+            read_rows(file, path, name, first, last)
+        except ShardError as error:
+            if last - first > unit:
+                middle = first + max(1, (last - first) // 2 // unit) * unit
+                pending += [(middle, last), (first, middle)]
+            else:
+                spans.append((first, last, str(error.__cause__)))
+    texts = [
+        f"{path}: field {name!r}, rows {first}:{last} cannot be read{_address(item, first)} ({why})" for first, last, why in spans[:NAMED]
+    ]
+    return texts + ([f"{path}: field {name!r}: {len(spans) - NAMED} more pieces cannot be read"] if len(spans) > NAMED else [])
+
+
+def _address(item: Any, row: int) -> str:
+    """Return where in the file the chunk of a row lies, as words."""
+    if not item.chunks:
+        return ""
+    try:
+        chunk = item.id.get_chunk_info_by_coord((row // item.chunks[0] * item.chunks[0], *(0,) * (item.ndim - 1)))
+    except (OSError, RuntimeError, ValueError):
+        return ""
+    return f", chunk of {chunk.size} bytes at byte {chunk.byte_offset}"
+
+
+def _compare(path: Path, contents: Contents, entry: Mapping[str, Any], known: Mapping[str, Any], findings: Findings) -> None:
+    """Note the fields and blocks whose rows are not those that the manifest knows."""
+    if entry["rows"] != known["rows"]:
+        findings.problems.append(f"{path}: has {entry['rows']} rows, the manifest says {known['rows']}")
+        return
+    for name in sorted(set(entry["fields"]) | set(known["fields"])):
+        if entry["fields"].get(name) == known["fields"].get(name):
+            continue
+        if name not in known["fields"] or name not in entry["fields"]:
+            findings.problems.append(f"{path}: field {name!r} is {'not in the manifest' if name in entry['fields'] else 'gone'}")
+            continue
+        old = known.get("blocks", {}).get(name, []) if known.get("block") == entry["block"] else []
+        spans = (
+            [
+                f"{start}:{stop}"
+                for (start, stop), now, then in zip(row_blocks(contents), entry["blocks"][name], old, strict=bool(old))
+                if now != then
+            ]
+            if old
+            else [f"0:{contents.rows}"]
+        )
+        more = f" and {len(spans) - NAMED} more spans" if len(spans) > NAMED else ""
+        findings.problems.append(f"{path}: field {name!r}, rows {', '.join(spans[:NAMED])}{more} are not those of the manifest")
+
+
+def _check_bytes(path: Path, known: Mapping[str, Any], findings: Findings) -> None:
+    """Note a file whose bytes are not those that the manifest knows, though nothing else was found."""
+    size = path.stat().st_size
+    if size != known["bytes"]:
+        findings.problems.append(f"{path}: has {size} bytes, the manifest says {known['bytes']}")
+    elif file_sha256(path) != known["sha256"]:
+        findings.problems.append(f"{path}: its sha256 is not that of the manifest")

@@ -1,0 +1,138 @@
+"""Reading whole data sets without changing them: verification and statistics, the same report for any number of ranks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from hpcml.arrays.spans import span
+from hpcml.comm.communicator import Communicator
+from hpcml.data.contents import Contents, read_contents
+from hpcml.data.manifest import NAME, build_manifest, describe_file, load_manifest, names_unique, write_json
+from hpcml.data.shards import find_shards
+from hpcml.data.statistics import LEAVES, Nodes, fold, leaf, pack, summarise, unpack
+from hpcml.data.verification import Range, check_file
+from hpcml.datasets.dealing import Opened, Progress, deal
+from hpcml.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `verify` found: the files looked at, everything wrong with them, and which manifest they were held against."""
+
+    files: list[str]
+    problems: list[str]
+    manifest: str | None
+    entries: dict[str, Any]
+
+
+def verify(
+    pattern: str,
+    comm: Communicator,
+    progress: Progress,
+    *,
+    ranges: Sequence[Range] = (),
+    along: str | None = None,
+    allow_nan: bool = False,
+    manifest: str | None = None,
+) -> Report:
+    """Read every byte of the shards and return everything that is wrong with them, on every rank.
+
+    Args:
+        pattern: the shards, as `find_shards` takes it.
+        comm: all ranks.
+        progress: told of each file.
+        ranges: what values must be.
+        along: the field whose length is the number of rows.
+        allow_nan: do not mind NaN and infinity.
+        manifest: path of the manifest; left out, the one beside the shards, if there is one.
+
+    Raises:
+        DataError: on every rank, if no file is found or the manifest is none.
+    """
+    plain: dict[str, Any] = {}
+    with comm.together():
+        if comm.rank == 0:
+            paths = find_shards(pattern)
+            names_unique(paths)
+            beside = Path(manifest) if manifest else paths[0].parent / NAME
+            known = load_manifest(beside) if manifest or beside.exists() else None
+            plain = {"paths": [str(path) for path in paths], "manifest": str(beside) if known else None, "known": known and known["files"]}
+    plain = json.loads(comm.broadcast_bytes(json.dumps(plain).encode()))
+    first = _first(Path(plain["paths"][0]), along)
+
+    def check(path: str) -> Mapping[str, Any]:
+        known = plain["known"].get(Path(path).name) if plain["known"] else None
+        findings = check_file(Path(path), None if path == plain["paths"][0] else first, known, ranges, along=along, allow_nan=allow_nan)
+        return {"problems": findings.problems, "entry": findings.entry}
+
+    found = deal(plain["paths"], check, comm, "checked, file", progress)
+    problems = [text for one in found.values() for text in one["problems"]]
+    if plain["known"] is not None:
+        problems += _membership(pattern, plain["paths"], plain["known"], plain["manifest"])
+    entries = {Path(path).name: one["entry"] for path, one in found.items()}
+    return Report(plain["paths"], problems, plain["manifest"], entries)
+
+
+def _first(path: Path, along: str | None) -> tuple[Path, Contents] | None:
+    """Return the first shard's contents, or None where it cannot be read, which its own check will say."""
+    try:
+        return path, read_contents(path, along)
+    except DataError:
+        return None
+
+
+def _membership(pattern: str, paths: Sequence[str], known: Mapping[str, Any], manifest: str) -> list[str]:
+    """Return a sentence for each file that only the disk, or only the manifest, has."""
+    here = {Path(path).name for path in paths}
+    extra = [f"{path}: is not in {manifest}" for path in paths if Path(path).name not in known]
+    lost = [f"{name}: is in {manifest}, but not on disk" for name in known if name not in here and fnmatch(name, Path(pattern).name)]
+    return extra + lost
+
+
+def write_manifest(pattern: str, along: str | None, comm: Communicator, progress: Progress) -> Path:
+    """Write the manifest of shards beside them, and return its path.
+
+    Raises:
+        DataError: on every rank, if the shards lie in several folders, or cannot be read or written.
+    """
+    paths: list[str] = []
+    with comm.together():
+        if comm.rank == 0:
+            found = find_shards(pattern)
+            if len({path.parent for path in found}) > 1:
+                raise DataError(f"{pattern!r} names files in several folders; write a manifest for each folder by itself")
+            paths = [str(path) for path in found]
+    paths = json.loads(comm.broadcast_bytes(json.dumps(paths).encode()))
+    entries = deal(paths, lambda path: describe_file(Path(path), along), comm, "described, file", progress)
+    goal = Path(paths[0]).parent / NAME
+    with comm.together():
+        if comm.rank == 0:
+            write_json(goal, build_manifest({Path(path).name: entry for path, entry in entries.items()}))
+    return goal
+
+
+def statistics(opened: Opened, comm: Communicator, progress: Progress) -> dict[str, Any]:
+    """Return the statistics of all fields of numbers as plain data, on every rank, to the same bits for any number of ranks.
+
+    Raises:
+        DataError: on every rank, for rows that cannot be read.
+    """
+    mine = span(LEAVES, comm.size, comm.rank)
+    nodes: Nodes = {}
+    for step in range(-(-LEAVES // comm.size)):
+        with comm.together():
+            if mine.start + step < mine.stop:
+                nodes[0, mine.start + step] = leaf(opened.rows, opened.contents, mine.start + step)
+                nodes = fold(nodes)
+        if comm.rank == 0:
+            progress("read, part", min((step + 1) * comm.size, LEAVES), LEAVES)
+    whole: Nodes = {}
+    for text in comm.all_gather_bytes(pack(nodes)):
+        whole.update(unpack(text))
+    root = fold(whole)[LEAVES.bit_length() - 1, 0]
+    return summarise(root, opened.rows.rows, opened.contents)

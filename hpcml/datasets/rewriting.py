@@ -1,0 +1,264 @@
+"""The same rows in other files: resharding and splitting, with a proof that no row was lost, doubled or changed.
+
+The proof is the sum of row hashes (data/rowsum.py): of the old files, each read once from end to end, and of the new files,
+read back from disk. Only when both are equal do the new files get their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcml.comm.communicator import Communicator
+from hpcml.data.contents import read_contents, read_rows
+from hpcml.data.copying import decorator
+from hpcml.data.gathering import (
+    UNIT_BYTES,
+    Output,
+    block_rows,
+    cut,
+    cut_evenly,
+    invert,
+    needs_spills,
+    read_spills,
+    shuffled,
+    take_ascending,
+    units,
+    write_spill,
+)
+from hpcml.data.journal import Journal, require_room
+from hpcml.data.layout import SHARD_BYTES, Layout
+from hpcml.data.manifest import NAME, describe_file, load_manifest, row_blocks
+from hpcml.data.rowsum import RowSum
+from hpcml.data.shards import open_file
+from hpcml.data.splitting import assign
+from hpcml.data.writer import RowWriter
+from hpcml.datasets.dealing import Opened, Progress, begin, deal_once, finish
+from hpcml.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a tool made: the entries of its files by name, and whether it was all there before."""
+
+    entries: dict[str, Any]
+    before: bool
+
+    @property
+    def total(self) -> RowSum:
+        """The sum over the rows of all files."""
+        whole = RowSum()
+        for entry in self.entries.values():
+            whole.merge(RowSum.from_plain(entry))
+        return whole
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How new shards shall be: files (0: as rows say), rows in each (0: as fits), layout, and the seed of a global shuffle or None."""
+
+    files: int = 0
+    rows: int = 0
+    layout: Layout = field(default_factory=Layout)
+    seed: int | None = None
+
+    def cut(self, stem: str, start: int, stop: int, row_bytes: int) -> list[Output]:
+        """Cut new rows start to stop-1 into files."""
+        if self.files:
+            parts = cut_evenly(stem, stop - start, self.files)
+            return [Output(part.name, part.start + start, part.stop + start) for part in parts]
+        return cut(stem, start, stop, self.rows or max(1, SHARD_BYTES // max(1, row_bytes)))
+
+    def plain(self) -> dict[str, Any]:
+        """Return the wish as plain data, for the journal."""
+        keys = self.layout
+        return {"files": self.files, "rows": self.rows, "layout": [keys.chunk, keys.codec, keys.level, keys.shuffle], "seed": self.seed}
+
+
+def reshard(opened: Opened, goal: Path, wish: Wish, comm: Communicator, progress: Progress) -> Made:
+    """Write the rows of shards into other shards, in the same order or in a global permutation by the wish's seed.
+
+    Raises:
+        HpcmlError: on every rank, if that cannot be done; what is finished is kept for the next time.
+    """
+    rows = opened.rows.rows
+    if wish.files > rows:
+        raise _everywhere(ConfigError(f"{wish.files} files for {rows} rows; each file needs a row"))
+    order = np.arange(rows, dtype=np.int64) if wish.seed is None else shuffled(rows, wish.seed)
+    outputs = wish.cut("part", 0, rows, opened.contents.row_bytes)
+    return _rewrite(opened, order, outputs, goal, wish, {"tool": "reshard"}, comm, progress)
+
+
+def split(
+    opened: Opened,
+    goal: Path,
+    shares: Mapping[str, float],
+    by: str | None,
+    group: str | None,
+    wish: Wish,
+    seed: int,
+    comm: Communicator,
+    progress: Progress,
+) -> Made:
+    """Write the rows of shards into parts, each row into one; files are named by part.
+
+    Args:
+        opened: the shards.
+        goal: the folder of the new shards.
+        shares: part -> share of the rows.
+        by: a field of classes, so that every part has each in the same share; or None.
+        group: a field of groups that stay together; or None.
+        wish: how the new shards shall be; its seed shuffles rows inside each part.
+        seed: of the choice of rows.
+        comm: all ranks.
+        progress: told of each piece.
+
+    Raises:
+        HpcmlError: on every rank, if that cannot be done.
+    """
+    parts = np.zeros(opened.rows.rows, np.uint8)
+    with comm.together():
+        if comm.rank == 0:
+            labels, groups = (None if name is None else read_codes(opened, name) for name in (by, group))
+            parts[:] = assign(len(parts), list(shares.values()), seed, labels, groups)
+    comm.broadcast(parts)
+    order = np.argsort(parts, kind="stable").astype(np.int64)
+    edges = np.concatenate([[0], np.cumsum(np.bincount(parts, minlength=len(shares)))]).tolist()
+    outputs: list[Output] = []
+    for i, part in enumerate(shares):
+        if wish.seed is not None:
+            order[edges[i] : edges[i + 1]] = order[edges[i] : edges[i + 1]][shuffled(edges[i + 1] - edges[i], wish.seed + i)]
+        outputs += wish.cut(part, edges[i], edges[i + 1], opened.contents.row_bytes)
+    told = {"tool": "split", "shares": dict(shares), "by": by, "group": group, "choice": seed}
+    return _rewrite(opened, order, outputs, goal, wish, told, comm, progress)
+
+
+def read_codes(opened: Opened, name: str) -> np.ndarray:
+    """Return a field of classes or groups as whole numbers, (N,) int64, equal where values are.
+
+    Raises:
+        DataError: if the field is absent (the near name is suggested), or has more than one value a row.
+    """
+    import difflib
+
+    fields = opened.contents.fields
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise DataError(f"{opened.paths[0]}: field {name!r} is absent; {hint}the fields are {', '.join(map(repr, fields))}")
+    if fields[name][0]:
+        raise DataError(f"{opened.paths[0]}: field {name!r} has rows of shape {fields[name][0]}; classes and groups are one value a row")
+    values = []
+    for shard in opened.rows.shards:
+        with open_file(shard.path) as file:
+            values.append(read_rows(file, shard.path, name, 0, shard.rows))
+    return np.unique(np.concatenate(values), return_inverse=True)[1].astype(np.int64)
+
+
+def _rewrite(
+    opened: Opened,
+    order: np.ndarray,
+    outputs: Sequence[Output],
+    goal: Path,
+    wish: Wish,
+    told: Mapping[str, Any],
+    comm: Communicator,
+    progress: Progress,
+) -> Made:
+    """Write new row i from old row order[i], prove it, and give the files their names."""
+    journal = Journal(goal, {**told, "inputs": opened.identity(), **wish.plain()})
+    spans = {output.name: output for output in outputs}
+    if begin(journal, list(spans), comm):
+        return Made(load_manifest(goal / NAME)["files"], True)
+    spills = needs_spills(order, outputs)
+    with comm.together():
+        if comm.rank == 0:
+            require_room(goal, opened.rows.rows * opened.contents.row_bytes * ((wish.layout.codec == "none") + spills))
+    before = _sum_inputs(opened, journal, comm, progress)
+    if spills:
+        entries = _by_spills(opened, order, spans, wish.layout, journal, comm, progress)
+    else:
+        entries = _directly(opened, order, spans, wish.layout, journal, comm, progress)
+    made = Made(entries, False)
+    if made.total.plain() != before.plain():
+        text = (
+            f"rows before and after differ: {before.plain()} became {made.total.plain()}; nothing was published, {journal.folder} is kept"
+        )
+        raise _everywhere(DataError(text))
+    finish(journal, entries, comm)
+    return made
+
+
+def _sum_inputs(opened: Opened, journal: Journal, comm: Communicator, progress: Progress) -> RowSum:
+    """Return the sum over all old rows, each file read by itself from end to end."""
+    paths = {f"source-{i:05d}": path for i, path in enumerate(opened.paths)}
+
+    def sum_file(name: str) -> Mapping[str, Any]:
+        path, whole = paths[name], RowSum()
+        with open_file(path) as file:
+            for start, stop in row_blocks(opened_contents(path, opened)):
+                whole.add({field: read_rows(file, path, field, start, stop) for field in opened.contents.fields})
+        return whole.plain()
+
+    whole = RowSum()
+    for found in deal_once(list(paths), sum_file, journal, comm, "rows summed, file", progress).values():
+        whole.merge(RowSum.from_plain(found))
+    return whole
+
+
+def opened_contents(path: Path, opened: Opened) -> Any:
+    """Return what one of the shards holds: chunks and rows are each file's own."""
+    first = opened.contents
+    along = next(name for name in first.fields)
+    return first if path == opened.paths[0] else read_contents(path, along, first.common)
+
+
+def _directly(
+    opened: Opened, order: np.ndarray, spans: Mapping[str, Output], layout: Layout, journal: Journal, comm: Communicator, progress: Progress
+) -> dict[str, Any]:
+    contents = opened.contents
+    block = contents.block(block_rows(contents.row_bytes, layout) * contents.row_bytes)
+    along = next(name for name in contents.fields)
+
+    def write(name: str) -> Mapping[str, Any]:
+        output, path = spans[name], journal.path(name)
+        decorate = decorator(opened.paths[0], contents)
+        with RowWriter(path, output.stop - output.start, contents.fields, layout=layout, decorate=decorate) as writer:
+            for position, arrays in take_ascending(opened.rows, order[output.start : output.stop], block):
+                writer.write(position, arrays)
+        return describe_file(path, along, contents.common)
+
+    return deal_once(list(spans), write, journal, comm, "written, file", progress)
+
+
+def _by_spills(
+    opened: Opened, order: np.ndarray, spans: Mapping[str, Output], layout: Layout, journal: Journal, comm: Communicator, progress: Progress
+) -> dict[str, Any]:
+    contents = opened.contents
+    inverse = invert(order)
+    cuts = {f"spill-{i:05d}.h5": unit for i, unit in enumerate(units(len(order), contents.block(UNIT_BYTES)))}
+    along = next(name for name in contents.fields)
+
+    def spill(name: str) -> Mapping[str, Any]:
+        write_spill(opened.rows, cuts[name], inverse, contents.fields, journal.path(name))
+        return {"bytes": journal.path(name).stat().st_size}
+
+    def write(name: str) -> Mapping[str, Any]:
+        output, path = spans[name], journal.path(name)
+        arrays = read_spills([journal.path(cut) for cut in cuts], list(cuts.values()), inverse, output, contents.fields)
+        decorate = decorator(opened.paths[0], contents)
+        with RowWriter(path, output.stop - output.start, contents.fields, layout=layout, decorate=decorate) as writer:
+            writer.write(0, arrays)
+        return describe_file(path, along, contents.common)
+
+    deal_once(list(cuts), spill, journal, comm, "spilled, unit", progress)
+    return deal_once(list(spans), write, journal, comm, "written, file", progress)
+
+
+def _everywhere(error: Any) -> Any:
+    error.everywhere = True
+    return error
