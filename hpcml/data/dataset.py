@@ -98,7 +98,7 @@ class ShardedDataset:
         """
         if not 0 <= row < self.rows:
             raise DataError(f"row {row} does not exist, the data set has rows 0 to {self.rows - 1}")
-        shard = self._shard(row)
+        shard = self.shard_of(row)
         return Path(self.index.shards[shard].path), row - self._edges[shard]
 
     def read(
@@ -135,7 +135,7 @@ class ShardedDataset:
             ShardError: as `read` raises it.
         """
         self._handles.check_process()
-        begin, shard = start, self._shard(start)
+        begin, shard = start, self.shard_of(start)
         while start < stop:
             first, last = self._edges[shard], self._edges[shard + 1]
             n = min(stop, last) - start
@@ -148,7 +148,7 @@ class ShardedDataset:
     def pieces(self, start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
         """Cut rows start to stop-1 into pieces of at least `rows` rows (but the last of a file) that share no file and no chunk of x."""
         while start < stop:
-            shard = self._shard(start)
+            shard = self.shard_of(start)
             first, last = self._edges[shard], min(stop, self._edges[shard + 1])
             grain = self.chunk_rows(shard)
             while start < last:
@@ -178,8 +178,8 @@ class ShardedDataset:
         """Close every open file."""
         self.close()
 
-    def _shard(self, row: int) -> int:
-        """Return the position of the shard that holds a row."""
+    def shard_of(self, row: int) -> int:
+        """Return the position, in the order of the index, of the shard that holds a row."""
         return bisect_right(self._edges, row) - 1
 
     def _check_read(self, start: int, stop: int, pairs: Sequence[tuple[Field | None, np.ndarray | None]]) -> None:

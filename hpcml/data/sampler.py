@@ -77,6 +77,9 @@ class Sampler:
         self.batch, self.workers, self.seed, self.shuffle = batch, workers, seed, shuffle
         self.block, self.window_rows = block, block * window
         self._refuse_misfits(window)
+        if shuffle == "none":
+            # Nothing is mixed: windows of a batch keep the memory for reading in the processor's cache.
+            self.window_rows = max(block, -(-batch // workers))
         self.steps = -(-self.rows // batch)
         self._first_block = np.concatenate([[0], np.cumsum(-(-np.diff(self._edges) // block))]).astype(np.int64)
         self._starts = np.cumsum([0, *(self.total(worker) for worker in range(workers))])

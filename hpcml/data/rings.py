@@ -1,0 +1,272 @@
+"""Rows on their way from the files to the steps: each is read straight into its place in the batch that will use it.
+
+A worker has a ring of batches, long enough for two windows: while the steps use one window, the next is read into the places
+of batches already used. Nothing is gathered or copied in between.
+Cost: about 2 * window * block rows of memory for each worker that a rank hosts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpcml.arrays.memory import ALIGNMENT, aligned
+from hpcml.data.dataset import Lanes, ShardedDataset
+from hpcml.data.ledger import mix
+from hpcml.data.roads import SCATTER_BYTES
+from hpcml.data.sampler import Sampler, Window
+from hpcml.errors import DataError, ShardError
+
+PIECE_BYTES = 1 << 18
+"""A run longer than this is read in pieces: threads share them, stopping waits for one at most, and a core's cache still holds
+a piece when its numbers are looked at."""
+
+NAMED_ROWS = 3
+"""How many bad rows an error names; it counts the others."""
+
+
+class Stopped(Exception):
+    """The consumer wants no more batches: the reading thread unwinds, and nobody is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Host memory for rows: x (count, *row), y (count, *row) or None, weights (count,) or None, rows (count,) int64."""
+
+    x: np.ndarray
+    y: np.ndarray | None
+    weights: np.ndarray | None
+    rows: np.ndarray
+
+    @classmethod
+    def empty(cls, dataset: ShardedDataset, count: int, real: np.dtype[Any]) -> Rows:
+        """Return aligned memory for `count` rows of a data set, floating fields in dtype `real`."""
+        y = None if dataset.y is None else aligned((count, *dataset.y.shape), dataset.y.memory_dtype(real))
+        weights = None if dataset.weights is None else aligned(count, real)
+        return cls(aligned((count, *dataset.x.shape), real), y, weights, np.zeros(count, np.int64))
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Return a view of some of the rows."""
+        y, weights = (None if a is None else a[start:stop] for a in (self.y, self.weights))
+        return Rows(self.x[start:stop], y, weights, self.rows[start:stop])
+
+    def keep(self, good: np.ndarray) -> Rows:
+        """Move the rows where `good` (count,) is true to the front, overwriting the others, and return a view of them."""
+        n = int(good.sum())
+        for array in (self.x, self.y, self.weights, self.rows):
+            if array is not None:
+                array[:n] = array[good]
+        return self.part(0, n)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return sum(array.nbytes for array in (self.x, self.y, self.weights, self.rows) if array is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A worker's rows of one step, ready: the sum of their ids, what is wrong with them, and (ids, rows) that were left out."""
+
+    rows: Rows
+    ids: int
+    error: DataError | None
+    left_out: tuple[int, int] = (0, 0)
+
+
+Each = Callable[[Callable[[Any], None], list[Any]], None]
+"""Calls a function with each of some items, perhaps on several threads."""
+
+
+class Ring:
+    """The batches of one virtual worker, in the order of its steps.
+
+    Args:
+        dataset: where rows come from.
+        sampler: which rows come when.
+        worker: the virtual worker.
+        real: dtype of floating fields.
+        ahead: steps that are ready beyond two windows.
+        quarantine: leave rows that cannot be read out of their batches, instead of marking these with the error.
+    """
+
+    def __init__(
+        self, dataset: ShardedDataset, sampler: Sampler, worker: int, real: np.dtype[Any], ahead: int, quarantine: bool = False
+    ) -> None:
+        self.worker, self._dataset, self._sampler, self._quarantine = worker, dataset, sampler, quarantine
+        self._count, total = sampler.count(0, worker), sampler.total(worker)
+        # Every batch begins on a cache line: the bits of a product may depend on it.
+        grain = ALIGNMENT // math.gcd(ALIGNMENT, math.prod(dataset.x.shape) * real.itemsize)
+        self._most = -(-max(self._count, sampler.count(sampler.steps - 1, worker)) // grain) * grain
+        self._slots = min(sampler.steps, 2 * -(-min(sampler.window_rows, total) // self._count) + 1 + ahead)
+        self._memory = Rows.empty(dataset, self._slots * self._most, real)
+        self._lanes = Lanes([(dataset.x, self._memory.x), (dataset.y, self._memory.y), (dataset.weights, self._memory.weights)])
+        self._piece = max(1, PIECE_BYTES // max(1, self._memory.x[:1].nbytes))
+        self._flat = list(self._memory.x.reshape(len(self._memory.x), -1))
+        self._look_later = self._memory.x[:1].nbytes < SCATTER_BYTES
+        self._ids = np.zeros(self._slots, np.uint64)
+        self._lost = np.zeros(self._slots * self._most, bool)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self._memory.nbytes
+
+    def begin(self, epoch: int, step: int, dead: frozenset[int] = frozenset()) -> None:
+        """Forget what the ring held; the steps from this one on come next, without the rows of dead shards."""
+        self._epoch, self._dead = epoch, dead
+        self._next = self._sampler.positions(step, self.worker)[0] // self._sampler.window_rows
+        self._failures: dict[int, ShardError] = {}
+        self._suspects: set[int] = set()
+        self.broken: dict[int, str] = {}
+
+    def needs(self, step: int) -> bool:
+        """Return whether a window must be read before this step is complete."""
+        start, stop = self._sampler.positions(step, self.worker)
+        return stop > start and stop > self._next * self._sampler.window_rows
+
+    def last_step(self) -> int:
+        """Return the last step that the next window has rows of: it may be read when step last_step - slots is used up."""
+        stop = min((self._next + 1) * self._sampler.window_rows, self._sampler.total(self.worker))
+        return min((stop - 1) // self._count, self._sampler.steps - 1)
+
+    def has_room(self, used: int) -> bool:
+        """Return whether the next window can be read when all steps before `used` are used up."""
+        return self.last_step() - used < self._slots
+
+    def read_window(self, each: Each, check: Callable[[], None]) -> None:
+        """Read the next window, each row to its place.
+
+        Args:
+            each: shares the pieces out.
+            check: called before each piece; raises Stopped when nobody wants it any more.
+        """
+        k, self._next = self._next, self._next + 1
+        window = self._sampler.window(self._epoch, self.worker, k)
+        steps, flat = self._places(k * self._sampler.window_rows, len(window.rows))
+        self._memory.rows[flat] = window.rows
+        self._add_ids(window.rows, steps, k * self._sampler.window_rows)
+        if self._quarantine:
+            self._lost[flat] = False
+        place = np.empty_like(flat)
+        place[window.order] = flat
+        failures: list[tuple[int, int, ShardError]] = []
+        suspects: list[tuple[int, int]] = []
+
+        def read(piece: tuple[int, int, int]) -> None:
+            start, stop, at = piece
+            check()
+            if self._dead and self._dataset.shard_of(start) in self._dead:
+                self._lost[place[at : at + stop - start]] = True
+                return
+            try:
+                self._dataset.scatter(start, stop, self._lanes, compact(place[at : at + stop - start]))
+            except ShardError as error:
+                failures.append((at, at + stop - start, error))
+            if not self._look_later and not self._is_finite(place[at : at + stop - start]):
+                suspects.append((at, at + stop - start))
+
+        each(read, self._pieces(window))
+        in_file, window_rows = np.empty_like(steps), np.sort(window.rows)
+        in_file[window.order] = steps
+        for first, last in suspects:
+            self._suspects.update(in_file[first:last].tolist())
+        for first, last, error in sorted(failures, key=lambda failure: failure[0]):
+            if self._quarantine:
+                self._lost[place[first:last]] = True
+                self.broken.setdefault(self._dataset.shard_of(int(window_rows[first])), str(error))
+                continue
+            for step in np.unique(in_file[first:last]).tolist():
+                self._failures.setdefault(step, error)
+
+    def take(self, step: int) -> Filled:
+        """Return the rows of a step whose windows were all read."""
+        count, slot = self._sampler.count(step, self.worker), step % self._slots
+        first = slot * self._most
+        rows = self._memory.part(first, first + count)
+        ids, left_out = int(self._ids[slot]) if count else 0, (0, 0)
+        lost = self._lost[first : first + count]
+        if self._quarantine and lost.any():
+            gone = mix(rows.rows[lost])
+            left_out = int(gone.sum()), len(gone)
+            ids = (ids - left_out[0]) % (1 << 64)
+            rows = rows.keep(~lost)
+        where = f"epoch {self._epoch}, step {step}, worker {self.worker}"
+        failure = self._failures.pop(step, None)
+        if failure is not None:
+            error: DataError = ShardError(f"{where}: {failure}")
+            error.__cause__ = failure
+            return Filled(rows, ids, error)
+        return Filled(rows, ids, self._wrong_values(where, rows, self._look_later or step in self._suspects), left_out)
+
+    def _places(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return step and place in memory of `count` positions of the worker's sequence from `start` on."""
+        position = np.arange(start, start + count)
+        # The last step, though smaller, can give one worker a row more than a full step does: hence the minimum.
+        step = np.minimum(position // self._count, self._sampler.steps - 1)
+        return step, step % self._slots * self._most + position - step * self._count
+
+    def _add_ids(self, rows: np.ndarray, steps: np.ndarray, start: int) -> None:
+        """Add the rows' ids to their steps' sums; a step that begins in this window begins at zero."""
+        begins = np.flatnonzero(np.diff(steps, prepend=-1))
+        first = steps[begins]
+        slots = first % self._slots
+        self._ids[slots[first * self._count >= start]] = 0
+        self._ids[slots] += np.add.reduceat(mix(rows), begins)
+
+    def _pieces(self, window: Window) -> list[tuple[int, int, int]]:
+        """Return (start row, stop row, position in file order) of the pieces of a window.
+
+        Pieces are cut from the start of a run, whoever reads: a failure then covers the same rows in every run.
+        """
+        pieces, at = [], 0
+        for run_start, run_stop in window.runs:
+            for start, stop in self._dataset.pieces(run_start, run_stop, self._piece):
+                pieces.append((start, stop, at))
+                at += stop - start
+        return pieces
+
+    def _is_finite(self, place: np.ndarray) -> bool:
+        """Return whether the features at some places are surely finite: rows just read, still in the core's cache."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return bool(np.isfinite(sum(row @ row for row in map(self._flat.__getitem__, place.tolist()))))
+
+    def _wrong_values(self, where: str, out: Rows, look_at_x: bool) -> DataError | None:
+        """Return an error that names the first rows with NaN or infinity, or with a negative weight, or None."""
+        data = self._dataset
+        for field, values in ((data.x if look_at_x else None, out.x), (data.y, out.y), (data.weights, out.weights)):
+            if field is None or values is None or np.dtype(field.dtype).kind != "f" or all_finite(values):
+                continue
+            bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+            named = [data.locate(row) for row in np.sort(out.rows[bad])[:NAMED_ROWS].tolist()]
+            places = ", ".join(f"{path} row {row}" for path, row in named)
+            more = f" and {len(bad) - len(named)} more" if len(bad) > len(named) else ""
+            return DataError(
+                f"{where}: field {field.name!r} has NaN or infinity in {len(bad)} of {len(values)} rows: {places}{more};"
+                f" correct them or leave them out (numbers are held as {values.dtype})"
+            )
+        if out.weights is not None and out.weights.size and out.weights.min() < 0 and data.weights is not None:
+            path, row = data.locate(int(out.rows[out.weights.argmin()]))
+            return DataError(f"{where}: field {data.weights.name!r} is {out.weights.min()} at {path} row {row}; weights are 0 or more")
+        return None
+
+
+def compact(place: np.ndarray) -> slice | np.ndarray:
+    """Return places that follow one another as a slice, others as they are."""
+    first, last = int(place[0]), int(place[-1])
+    if last - first == len(place) - 1 and (len(place) < 3 or bool((np.diff(place) == 1).all())):
+        return slice(first, last + 1)
+    return place
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Return whether no value is NaN or infinite: one pass by the sum of squares, more only where that overflows."""
+    flat = values.reshape(-1)
+    if not flat.size:
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(flat @ flat) or (np.isfinite(flat.min()) and np.isfinite(flat.max())))
