@@ -233,7 +233,7 @@ class Ring:
     def _is_finite(self, place: np.ndarray) -> bool:
         """Return whether the features at some places are surely finite: rows just read, still in the core's cache."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return bool(np.isfinite(sum(row @ row for row in map(self._flat.__getitem__, place.tolist()))))
+            return bool(np.isfinite(sum([np.dot(row, row) for row in map(self._flat.__getitem__, place.tolist())])))
 
     def _wrong_values(self, where: str, out: Rows, look_at_x: bool) -> DataError | None:
         """Return an error that names the first rows with NaN or infinity, or with a negative weight, or None."""
