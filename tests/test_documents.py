@@ -72,8 +72,9 @@ cat file
 [not] = run
 ```
 ```python
+import sys
 from mpi4py import MPI
-print(open("file").read().split(), MPI.COMM_WORLD.size)
+sys.stdout.write(f"{open('file').read().split()} {MPI.COMM_WORLD.size};")  # one piece, so that ranks do not mix
 ```
 ```bash
 false | true
@@ -105,7 +106,7 @@ def test_the_blocks_run_in_one_folder_and_python_in_a_world(document, tmp_path):
     results = [run(block, tmp_path) for block in blocks(document)]
     assert results[1] is None
     assert results[2].check().stdout == "one\ntwo\n"
-    assert results[3].check().stdout.count("['one', 'two'] 2") == 2
+    assert results[3].check().stdout.count("['one', 'two'] 2;") == 2
 
 
 def test_a_failing_example_fails(document, tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -16,11 +17,11 @@ import numpy as np
 
 from hpcml.arrays import Array, namespace, to_host
 from hpcml.comm.alone import Alone
-from hpcml.comm.communicator import Communicator, Op, flatten, require_shape
+from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows
 from hpcml.comm.launch import promise
 from hpcml.errors import CommError, LaunchError
 
-CHUNK = 1 << 28
+CHUNK = 1 << 27
 """Elements in one call to the library: below every library's 2^31 limits on counts and on bytes."""
 
 
@@ -52,8 +53,8 @@ class MpiCommunicator(Communicator):
     def all_reduce(self, x: Array, op: Op = Op.SUM) -> None:
         """Overwrite x with the element-wise op of all ranks' x, by the library's all-reduce where it knows the dtype."""
         flat = flatten(x)
-        if x.dtype.kind not in "iufb" or x.dtype == np.float16:
-            super().all_reduce(x, op)  # no MPI type adds these truly
+        if x.dtype.kind not in "iuf" or x.dtype == np.float16:
+            super().all_reduce(x, op)  # no MPI type adds these as numpy does
             return
         host = to_host(flat)
         for start in range(0, max(flat.size, 1), CHUNK):
@@ -66,9 +67,9 @@ class MpiCommunicator(Communicator):
         if x.nbytes >= CHUNK or namespace(x) is not np:
             super().all_gather(x, out)
             return
-        require_shape(out, (self.size, *x.shape), "out")
+        rows = gather_rows(x, out, self.size)
         mine = np.ascontiguousarray(x).view(np.uint8).reshape(-1)
-        self.handle.Allgather([mine, self._mpi.BYTE], [flatten(out).view(np.uint8), self._mpi.BYTE])
+        self.handle.Allgather([mine, self._mpi.BYTE], [rows.reshape(-1).view(np.uint8), self._mpi.BYTE])
 
     def broadcast(self, x: Array, root: int = 0) -> None:
         """Overwrite x, on every rank, with the root's x."""
@@ -117,7 +118,10 @@ def world() -> Communicator:
     """
     promised = promise(os.environ)
     try:
-        from mpi4py import MPI
+        with warnings.catch_warnings():
+            # mpi4py suspects on every rank what is told below once, with what to do
+            warnings.filterwarnings("ignore", "suspicious MPI execution environment", RuntimeWarning)
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         if promised is not None and promised[0] > 1:
             raise LaunchError(

@@ -1,0 +1,1 @@
+"""Measurements as functions that return numbers; printing is for the caller."""

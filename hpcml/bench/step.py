@@ -1,0 +1,53 @@
+"""Seconds of a whole training step, fed from memory, on all ranks together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from hpcml.arrays import stream
+from hpcml.comm.communicator import Communicator, Op
+from hpcml.data import RowWriter, open_shards
+from hpcml.nn import mlp, softmax_cross_entropy
+from hpcml.optim import SGD
+from hpcml.sync import EveryStep, LocalSteps
+from hpcml.train import Trainer
+
+
+def make_shard(path: Path, rows: int, inputs: int, classes: int) -> None:
+    """Write one shard of random rows: x (rows, inputs) float32 in [0, 1), y (rows,) int64."""
+    random = stream(0, "bench")
+    with RowWriter(path, rows, {"x": ((inputs,), np.float32), "y": ((), np.int64)}) as file:
+        file.write(0, {"x": random.random((rows, inputs), dtype=np.float32), "y": random.integers(0, classes, rows)})
+
+
+def mlp_step(comm: Communicator, shard: Path, sizes: list[int], batch: int, sync: EveryStep | LocalSteps) -> Callable[[], None]:
+    """Return a function that takes one training step of an MLP on rows that are already in memory.
+
+    Args:
+        comm: all ranks; each hosts one virtual worker.
+        shard: rows as `make_shard` writes them, at least one batch.
+        sizes: inputs, hidden layers, outputs.
+        batch: rows of the global batch.
+        sync: the synchroniser to measure.
+    """
+    data = open_shards(shard)
+    trainer = Trainer(
+        mlp(sizes), softmax_cross_entropy, SGD(0.01, momentum=0.9), sync, data, batch=batch, comm=comm, device="cpu", hooks=()
+    )
+    batches = next(trainer.loader.batches(0))
+    return lambda: trainer.step(batches)
+
+
+def slowest_seconds(comm: Communicator, run: Callable[[], None], repeats: int) -> float:
+    """Return the seconds of one call, the mean of `repeats`, on the slowest rank; all ranks start together."""
+    comm.barrier()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    seconds = np.array([(time.perf_counter() - began) / repeats])
+    comm.all_reduce(seconds, Op.MAX)
+    return float(seconds[0])
