@@ -90,7 +90,7 @@ class Loader:
     ) -> None:
         real = np.dtype(dtype)
         _refuse_misfits(dataset, sampler, workers, ahead, real, threads)
-        self.workers, self.waited = tuple(workers), 0.0
+        self.workers, self.waited, self.quarantine = tuple(workers), 0.0, quarantine
         self.dead: frozenset[int] = frozenset()
         self._sampler, self._place, self._crew = sampler, place, Crew(threads)
         self._rings = [Ring(dataset, sampler, worker, real, ahead, quarantine) for worker in self.workers]

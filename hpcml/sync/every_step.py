@@ -48,6 +48,8 @@ class _Running:
 
     def update(self, step: int, sums: np.ndarray) -> None:
         n, grad = self.arena.n, self.arena.grad
+        if not sums[Tail.WEIGHT]:
+            return  # no row counted: all weigh nothing, or all were left out
         divide(grad, n, sums[Tail.WEIGHT])
         self.rule.update(self.data, grad[:n], self.slots, step, self.scratch)
 

@@ -28,8 +28,8 @@ class Progress(Hook):
             return
         self._stream = self._stream or sys.stdout
         self._write(_describe(trainer))
-        for note in trainer.notes:
-            self._write(f"note: {note}")
+        self._told = 0
+        self._tell(trainer)
         if self._stream.isatty():
             self._open_bar(trainer, epochs)
 
@@ -43,6 +43,7 @@ class Progress(Hook):
         """Write the epoch's line."""
         if not self._show:
             return
+        self._tell(trainer)
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
         self._write(f"epoch {trainer.epoch:>{len(str(self._epochs))}}/{self._epochs}  {shown}  {self._rate():,.0f} rows/s")
 
@@ -51,6 +52,12 @@ class Progress(Hook):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def _tell(self, trainer: Trainer) -> None:
+        """Write what was noticed since the last time."""
+        for note in trainer.notes[self._told :]:
+            self._write(f"note: {note}")
+        self._told = len(trainer.notes)
 
     def _rate(self) -> float:
         """Return rows a second since the run started, evaluation counted in."""

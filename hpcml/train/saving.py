@@ -70,6 +70,7 @@ def save(trainer: Trainer, saving: Saving) -> str:
         "ranks": trainer.comm.size,
         "identity": trainer.identity,
         "meter": trainer.meter.state(),
+        "audit": trainer.audit.state(),
         "metrics": trainer.metrics,
         "conditions": conditions(),
         "row_shape": trainer.model.shape,
@@ -101,6 +102,7 @@ def go_on(trainer: Trainer, found: Checkpoint) -> None:
     trainer.count, trainer.epoch, trainer.position = found.step, found.manifest["epoch"], found.manifest["position"]
     trainer.metrics = found.manifest["metrics"]
     trainer.meter.restore(found.manifest["meter"])
+    trainer.audit.restore(found.manifest["audit"])
 
 
 def require_same_run(identity: dict[str, str], found: Checkpoint) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import choose_device, span
+from hpcml.arrays import choose_device, span, to_host
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.data import Batch, Loader, Sampler, ShardedDataset
 from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError
 from hpcml.nn import Loss, Model, Tail, Workspace
 from hpcml.optim import Rule
 from hpcml.sync import EveryStep, LocalSteps
+from hpcml.train.audit import Audit
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
 from hpcml.train.evaluation import evaluate
 from hpcml.train.hooks import Hook
@@ -45,6 +46,7 @@ class Trainer:
         device: "cpu", "gpu", or "auto": a GPU where there is one.
         threads: BLAS threads a rank; left out, 1 where exact, else the rank's share of the node's cores.
         sampling: shuffle, block and window, as Sampler takes them.
+        loading: threads and quarantine, as Loader takes them.
         saving: where and how often checkpoints are written, and whether to resume; left out, nothing is written.
         hooks: called around the loop, in order; left out, progress is shown on rank 0.
 
@@ -70,6 +72,7 @@ class Trainer:
         device: str = "auto",
         threads: int | None = None,
         sampling: dict[str, Any] | None = None,
+        loading: dict[str, Any] | None = None,
         saving: Saving | None = None,
         hooks: Sequence[Hook] | None = None,
     ) -> None:
@@ -88,7 +91,9 @@ class Trainer:
             require_fit(model, loss, data)
             model.move(choose_device(device, local_rank))
             self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
-            self.loader = Loader(data, self.sampler, self.hosted, dtype=model.arena.dtype, place=model.arena.device.place)
+            place = model.arena.device.place
+            self.loader = Loader(data, self.sampler, self.hosted, dtype=model.arena.dtype, place=place, **(loading or {}))
+        self.audit = Audit(data, self.loader, self.comm)
         self.identity = identify(self, sync, sampling or {})
         self.comm.agree_all({**self.identity, "test data": test and test.index.fingerprint()}, "the run's")
         if sync.sum.exact:
@@ -160,6 +165,7 @@ class Trainer:
     def _close_epoch(self) -> None:
         pending = self.sync.consensus()
         self._require_no_fault(pending)
+        self.notes += self.audit.close(f"epoch {self.epoch}")
         seen = metrics(self.meter.close_epoch(pending), self.loss.hits is not None)
         self.metrics = {f"train_{name}": value for name, value in seen.items()}
         if self.test is not None:
@@ -177,10 +183,12 @@ class Trainer:
             if batch.error is not None:
                 raise batch.error
             if len(batch.rows):
-                self._tail[Tail.WEIGHT] = self._tail[Tail.ROWS] = len(batch.rows)
+                self._tail[Tail.ROWS] = len(batch.rows)
+                self._tail[Tail.WEIGHT] = len(batch.rows) if batch.weights is None else float(batch.weights.sum())
                 self._tail[Tail.LOSS], self._tail[Tail.HITS] = self._back_propagate(batch)
             else:
                 arena.grad.fill(0)
+            self.audit.add(batch)
         except (DataError, NumericsError) as error:
             self._fault = self._fault or error
             arena.grad.fill(0)
@@ -192,13 +200,19 @@ class Trainer:
         prediction = self.model.forward(batch.x)
         hits = 0.0 if self.loss.hits is None else float(self.loss.hits(prediction, batch.y))
         try:
-            value, slope = self.loss(prediction, batch.y, self.work)
+            value, slope = self.loss(prediction, batch.y, self.work, batch.weights)
         except DataError as error:
-            raise DataError(f"{self.where()}, worker {batch.worker}: {error}") from None
+            raise DataError(f"{self.where()}, worker {batch.worker}: {error}{self._name_bad_targets(batch)}") from None
         if not math.isfinite(value):
             raise NumericsError(self._name_bad_rows(batch, float(value)))
         self.model.backward(slope)
         return float(value), hits
+
+    def _name_bad_targets(self, batch: Batch) -> str:
+        """Return where the first target lies that is no class of the model."""
+        classes = self.model.outputs[0]
+        bad = [k for k, y in enumerate(to_host(batch.y).tolist()) if not 0 <= y < classes] if batch.y.ndim == 1 else []
+        return " (first at {} row {})".format(*self.data.locate(int(batch.rows[bad[0]]))) if bad else ""
 
     def _name_bad_rows(self, batch: Batch, value: float) -> str:
         """Return a message that names step, worker and the rows whose own loss is not finite."""
