@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     with comm.together():
         if not pattern:
             raise ConfigError(f"{args.folder}: the run's config names no data.test; give --data 'GLOB'")
-    data = open_data(pattern, keys.features, keys.target, comm)
+    data = open_data(pattern, keys.features, keys.target, comm, keys)
     with comm.together():
         trained.require_fit(data)
     metrics = evaluate(trained.model, trained.loss, data, comm, trained.workers)

@@ -30,6 +30,8 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict, write the file whole or not at all, and print what it holds."""
+    import msgspec
+
     from hpcml.build import open_data
     from hpcml.train import init
     from hpcml.train.prediction import predict_to_file
@@ -37,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     comm = init()
     trained = load_together(Path(args.folder), comm)
-    data = open_data(args.data, trained.config.data.features, None, comm)
+    keys = msgspec.structs.replace(trained.config.data, weights="")
+    data = open_data(args.data, keys.features, None, comm, keys)
     with comm.together():
         trained.require_fit(data)
     names = predict_to_file(trained.model, trained.loss, data, comm, Path(args.out))

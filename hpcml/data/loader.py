@@ -14,9 +14,12 @@ import numpy as np
 
 from hpcml.data.crew import Crew
 from hpcml.data.dataset import ShardedDataset
-from hpcml.data.sampler import Sampler
 from hpcml.data.rings import Filled, Ring, Stopped
+from hpcml.data.sampler import Sampler
 from hpcml.errors import ConfigError, DataError
+
+AHEAD = 2
+"""Steps that are ready beyond two windows."""
 
 STOP_SECONDS = 10.0
 """How long a stopped epoch waits for its thread to come out of a read; a thread that hangs in one is left behind."""
@@ -81,7 +84,7 @@ class Loader:
         dataset: ShardedDataset,
         sampler: Sampler,
         workers: Sequence[int],
-        ahead: int = 2,
+        ahead: int = AHEAD,
         dtype: Any = np.float32,
         place: Callable[[np.ndarray], Any] = identity,
         *,

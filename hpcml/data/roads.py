@@ -73,7 +73,7 @@ class OpenFile:
         if self.fd >= 0:
             os.close(self.fd)
 
-    def read(self, buffers: Sequence[np.ndarray], offset: int) -> int:
+    def read(self, buffers: Sequence[Any], offset: int) -> int:
         """Overwrite the buffers, one after the other, with the bytes from an offset on, and return how many there were.
 
         Raises:
@@ -88,10 +88,10 @@ class OpenFile:
             total += want
         return total
 
-    def _read_slowly(self, buffers: Sequence[np.ndarray], offset: int) -> None:
+    def _read_slowly(self, buffers: Sequence[Any], offset: int) -> None:
         """Fill the buffers in as many reads as the system wants: it may return fewer bytes than asked for."""
         for buffer in buffers:
-            left = buffer.reshape(-1).view(np.uint8)
+            left: Any = buffer.reshape(-1).view(np.uint8)
             while left.size:
                 got = os.preadv(self.fd, [left], offset)
                 if not got:

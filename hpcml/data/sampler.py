@@ -63,6 +63,7 @@ class Sampler:
         seed: the experiment's seed, 0 or more.
         shuffle: one of SHUFFLES.
         block: rows that stay together on their way from the file, 1 or more; a block never crosses a shard.
+            `sizing.choose_block` finds a good number.
         window: blocks that are held in memory and mixed, 1 or more.
 
     Raises:

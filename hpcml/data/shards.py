@@ -165,6 +165,7 @@ def find_dataset(path: Path, file: Any, name: str) -> Any:
     folder = external_folder(path, names) if names else ""
     if not folder:
         return item
+    del item  # HDF5 takes another folder only while the data set is closed
     access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
     access.set_efile_prefix(folder.encode())
     return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))

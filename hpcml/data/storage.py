@@ -219,7 +219,7 @@ def _virtual(path: Path, dataset: Any) -> tuple[Source, ...]:
         source = _source(path, dataset, str(place))
         with h5py.File(place, "r", locking=False) as file:
             there = file.get(part.dset_name)
-            if not isinstance(there, h5py.Dataset) or there.shape != part.src_space.get_simple_extent_dims():
+            if not isinstance(there, h5py.Dataset) or not _covers(there.shape, part):
                 raise ShardError(
                     f"{path}: field {name!r} is virtual over {place}, whose {part.dset_name!r} is not as it was; mend that file"
                 )
@@ -231,6 +231,16 @@ def _virtual(path: Path, dataset: Any) -> tuple[Source, ...]:
         text = f"{dataset.size - mapped} of {dataset.size} numbers have no source, they read as {dataset.fillvalue!r}"
         raise ShardError(f"{path}: field {name!r} is virtual, and {text}; write the shard again")
     return tuple(sources.values())
+
+
+def _covers(shape: tuple[int, ...], part: Any) -> bool:
+    """Return whether a source of this shape has all that a part of a virtual data set takes from it."""
+    from h5py import h5s
+
+    if part.src_space.get_select_type() == h5s.SEL_ALL:
+        return int(np.prod(shape, dtype=np.int64)) == part.vspace.get_select_npoints()
+    last = part.src_space.get_select_bounds()[1]
+    return len(last) == len(shape) and all(at < n for at, n in zip(last, shape, strict=True))
 
 
 def _source(path: Path, dataset: Any, place: str) -> Source:

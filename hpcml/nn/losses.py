@@ -30,7 +30,7 @@ class Loss:
     def __call__(
         self, prediction: Array, target: Array, work: Workspace | None = None, weights: Array | None = None
     ) -> tuple[Array, Array]:
-        """Return (sum of the rows' losses, slope), each row times its weight (B,) where there are any; the slope overwrites the prediction."""
+        """Return (sum of the rows' losses, slope), times the rows' weights (B,) if any; the slope overwrites the prediction."""
         return self.evaluate(prediction, target, work or Workspace(), weights)
 
 
