@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
-from hpcml.cli import checkpoint, evaluate, predict, train
+from hpcml.cli import bench, checkpoint, evaluate, predict, train
 from hpcml.comm.launch import promise
 from hpcml.errors import HpcmlError
 
-COMMANDS = (train, evaluate, predict, checkpoint)
+COMMANDS = (train, evaluate, predict, checkpoint, bench)
 
 
 class _Parser(argparse.ArgumentParser):

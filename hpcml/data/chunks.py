@@ -123,7 +123,7 @@ class Chunked:
         self.plain.count(size)
         try:
             raw = scratch("raw", size) if self.undo.filters else out
-            self.plain.file.read([raw], offset)
+            self.plain.file.read([raw], offset, size)
             self.undo(raw, out, mask, scratch)
         except ValueError as error:
             raise ValueError(f"the chunk of {size} bytes at address {offset}: {error}") from error

@@ -146,13 +146,13 @@ class ShardedDataset:
             start, shard = start + n, shard + 1
 
     def pieces(self, start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
-        """Cut rows start to stop-1 into pieces of at least `rows` rows (but the last of a file) that share no file and no chunk of x."""
+        """Cut rows start to stop-1 into pieces of nearly equal length, about `rows`, that share no file and no chunk of x."""
         while start < stop:
             shard = self.shard_of(start)
             first, last = self._edges[shard], min(stop, self._edges[shard + 1])
-            grain = self.chunk_rows(shard)
+            grain, length = self.chunk_rows(shard), -(-(last - start) // -(-(last - start) // rows))
             while start < last:
-                end = min(last, first + -(-(start - first + rows) // grain) * grain)
+                end = min(last, first + -(-(start - first + length) // grain) * grain)
                 yield start, end
                 start = end
 

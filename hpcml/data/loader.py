@@ -14,7 +14,7 @@ import numpy as np
 
 from hpcml.data.crew import Crew
 from hpcml.data.dataset import ShardedDataset
-from hpcml.data.rings import Filled, Ring, Stopped
+from hpcml.data.rings import REMEMBERED_ROWS, Filled, Ring, Stopped
 from hpcml.data.sampler import Sampler
 from hpcml.errors import ConfigError, DataError
 
@@ -96,7 +96,8 @@ class Loader:
         self.workers, self.waited, self.quarantine = tuple(workers), 0.0, quarantine
         self.dead: frozenset[int] = frozenset()
         self._sampler, self._place, self._crew = sampler, place, Crew(threads)
-        self._rings = [Ring(dataset, sampler, worker, real, ahead, quarantine) for worker in self.workers]
+        finite = np.zeros(dataset.rows, bool) if dataset.rows <= REMEMBERED_ROWS else None
+        self._rings = [Ring(dataset, sampler, worker, real, ahead, finite, quarantine) for worker in self.workers]
         self._thread: threading.Thread | None = None
         self._reading: _Reading | None = None
 

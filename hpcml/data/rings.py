@@ -21,9 +21,12 @@ from hpcml.data.roads import SCATTER_BYTES
 from hpcml.data.sampler import Sampler, Window
 from hpcml.errors import DataError, ShardError
 
-PIECE_BYTES = 1 << 18
-"""A run longer than this is read in pieces: threads share them, stopping waits for one at most, and a core's cache still holds
-a piece when its numbers are looked at."""
+PIECE_BYTES = 1 << 20
+"""A run longer than this is read in pieces: then threads share it, and stopping waits for one piece at most."""
+
+REMEMBERED_ROWS = 1 << 26
+"""Up to so many rows a loader remembers, in a byte each, which it found to be finite: a look costs about as much as the read,
+and a file that changes is refused, so that later epochs need not look again."""
 
 NAMED_ROWS = 3
 """How many bad rows an error names; it counts the others."""
@@ -91,12 +94,21 @@ class Ring:
         worker: the virtual worker.
         real: dtype of floating fields.
         ahead: steps that are ready beyond two windows.
+        finite: (rows,) bool, the rows known to be finite, which all rings of a loader share; None to look each time.
         quarantine: leave rows that cannot be read out of their batches, instead of marking these with the error.
     """
 
     def __init__(
-        self, dataset: ShardedDataset, sampler: Sampler, worker: int, real: np.dtype[Any], ahead: int, quarantine: bool = False
+        self,
+        dataset: ShardedDataset,
+        sampler: Sampler,
+        worker: int,
+        real: np.dtype[Any],
+        ahead: int,
+        finite: np.ndarray | None = None,
+        quarantine: bool = False,
     ) -> None:
+        self._finite = finite
         self.worker, self._dataset, self._sampler, self._quarantine = worker, dataset, sampler, quarantine
         self._count, total = sampler.count(0, worker), sampler.total(worker)
         # Every batch begins on a cache line: the bits of a product may depend on it.
@@ -107,7 +119,7 @@ class Ring:
         self._lanes = Lanes([(dataset.x, self._memory.x), (dataset.y, self._memory.y), (dataset.weights, self._memory.weights)])
         self._piece = max(1, PIECE_BYTES // max(1, self._memory.x[:1].nbytes))
         self._flat = list(self._memory.x.reshape(len(self._memory.x), -1))
-        self._look_later = self._memory.x[:1].nbytes < SCATTER_BYTES
+        self._is_real = np.dtype(dataset.x.dtype).kind == "f"
         self._ids = np.zeros(self._slots, np.uint64)
         self._lost = np.zeros(self._slots * self._most, bool)
 
@@ -167,8 +179,9 @@ class Ring:
                 self._dataset.scatter(start, stop, self._lanes, compact(place[at : at + stop - start]))
             except ShardError as error:
                 failures.append((at, at + stop - start, error))
-            if not self._look_later and not self._is_finite(place[at : at + stop - start]):
-                suspects.append((at, at + stop - start))
+                return
+            if self._is_real and (self._finite is None or not self._finite[start:stop].all()):
+                self._look(start, stop, at, place, suspects)
 
         each(read, self._pieces(window))
         in_file, window_rows = np.empty_like(steps), np.sort(window.rows)
@@ -201,7 +214,7 @@ class Ring:
             error: DataError = ShardError(f"{where}: {failure}")
             error.__cause__ = failure
             return Filled(rows, ids, error)
-        return Filled(rows, ids, self._wrong_values(where, rows, self._look_later or step in self._suspects), left_out)
+        return Filled(rows, ids, self._wrong_values(where, rows, step in self._suspects), left_out)
 
     def _places(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return step and place in memory of `count` positions of the worker's sequence from `start` on."""
@@ -230,10 +243,19 @@ class Ring:
                 at += stop - start
         return pieces
 
-    def _is_finite(self, place: np.ndarray) -> bool:
-        """Return whether the features at some places are surely finite: rows just read, still in the core's cache."""
+    def _look(self, start: int, stop: int, at: int, place: np.ndarray, suspects: list[tuple[int, int]]) -> None:
+        """Note rows just read as finite, or their places as suspect, by the sum of their squares."""
+        rows = place[at : at + stop - start]
         with np.errstate(over="ignore", invalid="ignore"):
-            return bool(np.isfinite(sum([np.dot(row, row) for row in map(self._flat.__getitem__, place.tolist())])))
+            if self._flat[0].nbytes < SCATTER_BYTES:
+                flat = self._memory.x[rows].reshape(-1)
+                total = flat @ flat
+            else:
+                total = sum([np.dot(row, row) for row in map(self._flat.__getitem__, rows.tolist())])
+        if not np.isfinite(total):
+            suspects.append((at, at + stop - start))
+        elif self._finite is not None:
+            self._finite[start:stop] = True
 
     def _wrong_values(self, where: str, out: Rows, look_at_x: bool) -> DataError | None:
         """Return an error that names the first rows with NaN or infinity, or with a negative weight, or None."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpcml.data.index import Field
-from hpcml.data.storage import Stored
+from hpcml.data.storage import CONTIGUOUS, Stored
 
 BUFFERS_AT_ONCE = min(1024, os.sysconf("SC_IOV_MAX")) if hasattr(os, "sysconf") else 16
 """Pieces of memory that one preadv fills."""
@@ -24,6 +24,11 @@ SCATTER_BYTES = 1024
 
 STAGING_BYTES = 1 << 20
 """Rows that need another dtype pass through a block of about this size, which stays in the cache of one core."""
+
+
+COLUMN_ROW_BYTES, COLUMN_BYTES = 16, 1 << 17
+"""A field of such short rows (a target, a weight) that is no longer than this in its file is read whole, once, and kept
+while the file is open: its rows of one block would be a read of a few hundred bytes each."""
 
 
 class Landing:
@@ -73,12 +78,16 @@ class OpenFile:
         if self.fd >= 0:
             os.close(self.fd)
 
-    def read(self, buffers: Sequence[Any], offset: int) -> int:
-        """Overwrite the buffers, one after the other, with the bytes from an offset on, and return how many there were.
+    def read(self, buffers: Sequence[Any], offset: int, nbytes: int) -> None:
+        """Overwrite the buffers, `nbytes` in all, one after the other with the bytes from an offset on.
 
         Raises:
             ValueError: if the file ends before.
         """
+        if len(buffers) <= BUFFERS_AT_ONCE:
+            if os.preadv(self.fd, buffers, offset) != nbytes:
+                self._read_slowly(buffers, offset)
+            return
         total = 0
         for first in range(0, len(buffers), BUFFERS_AT_ONCE):
             part = buffers[first : first + BUFFERS_AT_ONCE]
@@ -86,7 +95,6 @@ class OpenFile:
             if os.preadv(self.fd, part, offset + total) != want:
                 self._read_slowly(part, offset + total)
             total += want
-        return total
 
     def _read_slowly(self, buffers: Sequence[Any], offset: int) -> None:
         """Fill the buffers in as many reads as the system wants: it may return fewer bytes than asked for."""
@@ -116,6 +124,8 @@ class Contiguous:
         self.file, self.shape, self.stored, self.count = file, field.shape, stored, count
         self.dtype = np.dtype(stored.dtype)
         self.row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        self._column: np.ndarray | None = None
+        self._is_column = stored.road == CONTIGUOUS and self.row_bytes <= COLUMN_ROW_BYTES and stored.nbytes <= COLUMN_BYTES
 
     def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
         """Read rows start to start + count - 1 to their places in the landing.
@@ -124,6 +134,14 @@ class Contiguous:
             OSError: for a read that fails.
             ValueError: for a file that ends too early.
         """
+        if self._is_column:
+            if self._column is None:
+                self.count(self.stored.nbytes)
+                column = np.empty(self.stored.nbytes, np.uint8)
+                self.file.read([column], self.stored.offset, column.nbytes)
+                self._column = column.view(self.dtype).reshape(-1, *self.shape)
+            deliver(self._column[start : start + count], landing.array, place, self.stored)
+            return
         self.read_at(self.stored.offset + start * self.row_bytes, count, landing, place, scratch)
 
     def read_at(self, offset: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
@@ -131,13 +149,13 @@ class Contiguous:
         self.count(count * self.row_bytes)
         plain = landing.array.dtype == self.dtype and self.stored.is_plain and landing.array.flags.c_contiguous
         if plain and (isinstance(place, slice) or self.row_bytes >= SCATTER_BYTES):
-            self.file.read(landing.buffers(place), offset)
+            self.file.read(landing.buffers(place), offset, count * self.row_bytes)
             return
         step = max(1, STAGING_BYTES // self.row_bytes)
         for first in range(0, count, step):
             n = min(step, count - first)
             block = scratch("block", n * self.row_bytes)
-            self.file.read([block], offset + first * self.row_bytes)
+            self.file.read([block], offset + first * self.row_bytes, block.nbytes)
             deliver(block.view(self.dtype).reshape(n, *self.shape), landing.array, within(place, first, first + n), self.stored)
 
 
