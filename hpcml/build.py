@@ -21,6 +21,7 @@ from hpcml.nn import LOSSES, Loss, Model, linear, mlp
 from hpcml.optim import LARS, SGD, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
 from hpcml.sync import SUMS, EveryStep, LocalSteps
 from hpcml.train import Hook, Saving, Trainer
+from hpcml.transforming import keep_statistics, transformed
 
 TARGETS_AT_ONCE = 1 << 16
 """Rows of the target read at once while the classes are counted."""
@@ -193,6 +194,8 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         HpcmlError: on every rank, for anything that cannot be run.
     """
     train, test = open_train_and_test(config, comm)
+    statistics = keep_statistics(config, train, comm, folder)
+    train, test = transformed(train, config, statistics, comm), test and transformed(test, config, statistics, comm)
     config = resolve_outputs(config, train, comm)
     notes: list[str] = []
     with comm.together():

@@ -16,6 +16,22 @@ import msgspec
 from hpcml.errors import ConfigError
 
 
+class TransformConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """One step of [[data.transforms]]; which keys a name takes is written beside it in hpcml/transforming.py."""
+
+    name: Literal["cast", "scale", "standardise", "one-hot", "crop", "flip", "noise", "function"]
+    dtype: str = "float16"
+    by: float = 1.0
+    shift: float = 0.0
+    classes: int = 0
+    height: int = 0
+    width: int = 0
+    axis: int = -1
+    probability: float = 0.5
+    deviation: float = 0.0
+    function: str = ""
+
+
 class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Which rows, and how they are read: glob patterns of HDF5 shards, and the names of the data sets inside them.
 
@@ -26,6 +42,7 @@ class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     - memory: bytes that each virtual worker may hold, such as "2GB"; the window is made smaller to fit.
     - cache: "memory" keeps decoded rows after the first epoch.
     - stage: a folder on the node's own disk, such as "$TMPDIR", to which the shards are copied first.
+    - transforms: what happens to the rows, step by step, in [[data.transforms]].
     - threads: how many read and decode on each rank.
     - on_corrupt: "stop", or "quarantine": go on without rows, and then shards, that cannot be read.
     """
@@ -45,6 +62,7 @@ class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     stage: str = ""
     threads: int = 2
     on_corrupt: Literal["stop", "quarantine"] = "stop"
+    transforms: list[TransformConfig] = []
 
 
 class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -264,4 +282,6 @@ def _toml(value: Any) -> str:
         return msgspec.json.encode(value).decode()
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
     return repr(value)

@@ -36,11 +36,13 @@ def run(args: argparse.Namespace) -> int:
     from hpcml.train import init
     from hpcml.train.prediction import predict_to_file
     from hpcml.trained import load_together
+    from hpcml.transforming import load_statistics, transformed
 
     comm = init()
     trained = load_together(Path(args.folder), comm)
     keys = msgspec.structs.replace(trained.config.data, weights="")
     data = open_data(args.data, keys.features, None, comm, keys)
+    data = transformed(data, trained.config, load_statistics(Path(args.folder), comm), comm)
     with comm.together():
         trained.require_fit(data)
     names = predict_to_file(trained.model, trained.loss, data, comm, Path(args.out))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -14,6 +15,7 @@ from hpcml.data.handles import Handles
 from hpcml.data.index import Field, Index
 from hpcml.data.roads import Landing
 from hpcml.data.shards import find_shards, index_shards
+from hpcml.data.transforms import Pipeline
 from hpcml.errors import DataError, ShapeError
 
 __all__ = ["Lanes", "ShardedDataset", "open_shards"]
@@ -48,10 +50,20 @@ class ShardedDataset:
 
     Args:
         index: what `index_shards` found, here or on the rank that broadcast it.
+        transforms: what happens to rows after they are read; x and y are then the fields as they come out.
+
+    Raises:
+        ConfigError: for transforms that do not fit the rows.
     """
 
-    def __init__(self, index: Index) -> None:
-        self.index = index
+    def __init__(self, index: Index, transforms: Pipeline | None = None) -> None:
+        self.index, self.transforms = index, transforms
+        self._x, self._y = index.x, index.y
+        if transforms is not None:
+            x, y = transforms.shapes(index.x.shape, None if index.y is None else index.y.shape)
+            self._x = dataclasses.replace(index.x, shape=x, parts=())
+            if index.y is not None and y is not None and y != index.y.shape:
+                self._y = Field(index.y.name, y, "float64")
         self._edges = [0, *accumulate(index.shard_rows)]
         self._handles = Handles()
 
@@ -67,13 +79,13 @@ class ShardedDataset:
 
     @property
     def x(self) -> Field:
-        """The features' name, row shape and dtype in the files."""
-        return self.index.x
+        """The features' name, row shape and dtype: as in the files, or as transforms make them."""
+        return self._x
 
     @property
     def y(self) -> Field | None:
-        """The target's name, row shape and dtype in the files, or None."""
-        return self.index.y
+        """The target's name, row shape and dtype, or None: as in the files, or as transforms make it."""
+        return self._y
 
     @property
     def weights(self) -> Field | None:
@@ -109,7 +121,7 @@ class ShardedDataset:
         Args:
             start: 0 <= start <= stop <= rows.
             stop: the row after the last one.
-            x_out: (stop - start, *x.shape), C-contiguous; values are converted to its dtype.
+            x_out: (stop - start, *x.shape), C-contiguous; values are converted to its dtype, transforms done as in evaluation.
             y_out: (stop - start, *y.shape), C-contiguous, or None to leave the target unread.
             weights_out: (stop - start,), C-contiguous, or None to leave the weights unread.
 
@@ -120,7 +132,17 @@ class ShardedDataset:
         """
         pairs = [(self.x, x_out), (self.y, y_out), (self.weights, weights_out)]
         self._check_read(start, stop, pairs)
-        self.scatter(start, stop, Lanes(pairs), slice(0, stop - start))
+        if self.transforms is None:
+            self.scatter(start, stop, Lanes(pairs), slice(0, stop - start))
+            return
+        n = stop - start
+        x: np.ndarray = np.empty((n, *self.index.x.shape), x_out.dtype)
+        file_y = self.index.y if y_out is not None else None
+        y = None if file_y is None else np.empty((n, *file_y.shape), file_y.memory_dtype(x_out.dtype))
+        self.scatter(start, stop, Lanes([(self.index.x, x), (file_y, y), (self.weights, weights_out)]), slice(0, n))
+        x_out[:], y = self.transforms.apply(x, y)
+        if y_out is not None and y is not None:
+            y_out[:] = y
 
     def scatter(self, start: int, stop: int, lanes: Lanes, place: slice | np.ndarray) -> None:
         """Lay rows start to stop-1 each at its place: row start + i at place[i]. Nothing is checked but what the files say.
@@ -159,7 +181,7 @@ class ShardedDataset:
     def chunk_rows(self, shard: int) -> int:
         """Return the rows of a shard that are decoded together, over all fields of x; 1 where rows are read one by one."""
         fields = dict(self.index.shards[shard].fields)
-        return max(fields[part.name].chunk_rows if part.name in fields else 1 for part in self.x.stored)
+        return max(fields[part.name].chunk_rows if part.name in fields else 1 for part in self.index.x.stored)
 
     def close(self) -> None:
         """Close every open file; a later read opens what it needs again.

@@ -14,7 +14,8 @@ import numpy as np
 
 from hpcml.data.crew import Crew
 from hpcml.data.dataset import ShardedDataset
-from hpcml.data.rings import REMEMBERED_ROWS, Filled, Ring, Stopped
+from hpcml.data.rings import REMEMBERED_ROWS, Ring, Stopped
+from hpcml.data.rows import Filled
 from hpcml.data.sampler import Sampler
 from hpcml.errors import ConfigError, DataError
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from hpcml.arrays.memory import ALIGNMENT, aligned
 from hpcml.data.dataset import Lanes, ShardedDataset
 from hpcml.data.ledger import mix
 from hpcml.data.roads import SCATTER_BYTES
+from hpcml.data.rows import Filled, Rows, all_finite
 from hpcml.data.sampler import Sampler, Window
 from hpcml.errors import DataError, ShardError
 
@@ -34,51 +34,6 @@ NAMED_ROWS = 3
 
 class Stopped(Exception):
     """The consumer wants no more batches: the reading thread unwinds, and nobody is told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Host memory for rows: x (count, *row), y (count, *row) or None, weights (count,) or None, rows (count,) int64."""
-
-    x: np.ndarray
-    y: np.ndarray | None
-    weights: np.ndarray | None
-    rows: np.ndarray
-
-    @classmethod
-    def empty(cls, dataset: ShardedDataset, count: int, real: np.dtype[Any]) -> Rows:
-        """Return aligned memory for `count` rows of a data set, floating fields in dtype `real`."""
-        y = None if dataset.y is None else aligned((count, *dataset.y.shape), dataset.y.memory_dtype(real))
-        weights = None if dataset.weights is None else aligned(count, real)
-        return cls(aligned((count, *dataset.x.shape), real), y, weights, np.zeros(count, np.int64))
-
-    def part(self, start: int, stop: int) -> Rows:
-        """Return a view of some of the rows."""
-        y, weights = (None if a is None else a[start:stop] for a in (self.y, self.weights))
-        return Rows(self.x[start:stop], y, weights, self.rows[start:stop])
-
-    def keep(self, good: np.ndarray) -> Rows:
-        """Move the rows where `good` (count,) is true to the front, overwriting the others, and return a view of them."""
-        n = int(good.sum())
-        for array in (self.x, self.y, self.weights, self.rows):
-            if array is not None:
-                array[:n] = array[good]
-        return self.part(0, n)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory."""
-        return sum(array.nbytes for array in (self.x, self.y, self.weights, self.rows) if array is not None)
-
-
-@dataclass(frozen=True, slots=True)
-class Filled:
-    """A worker's rows of one step, ready: the sum of their ids, what is wrong with them, and (ids, rows) that were left out."""
-
-    rows: Rows
-    ids: int
-    error: DataError | None
-    left_out: tuple[int, int] = (0, 0)
 
 
 Each = Callable[[Callable[[Any], None], list[Any]], None]
@@ -112,14 +67,14 @@ class Ring:
         self.worker, self._dataset, self._sampler, self._quarantine = worker, dataset, sampler, quarantine
         self._count, total = sampler.count(0, worker), sampler.total(worker)
         # Every batch begins on a cache line: the bits of a product may depend on it.
-        grain = ALIGNMENT // math.gcd(ALIGNMENT, math.prod(dataset.x.shape) * real.itemsize)
+        grain = ALIGNMENT // math.gcd(ALIGNMENT, math.prod(dataset.index.x.shape) * real.itemsize)
         self._most = -(-max(self._count, sampler.count(sampler.steps - 1, worker)) // grain) * grain
         self._slots = min(sampler.steps, 2 * -(-min(sampler.window_rows, total) // self._count) + 1 + ahead)
         self._memory = Rows.empty(dataset, self._slots * self._most, real)
-        self._lanes = Lanes([(dataset.x, self._memory.x), (dataset.y, self._memory.y), (dataset.weights, self._memory.weights)])
+        self._lanes = Lanes([(dataset.index.x, self._memory.x), (dataset.index.y, self._memory.y), (dataset.weights, self._memory.weights)])
         self._piece = max(1, PIECE_BYTES // max(1, self._memory.x[:1].nbytes))
         self._flat = list(self._memory.x.reshape(len(self._memory.x), -1))
-        self._is_real = np.dtype(dataset.x.dtype).kind == "f"
+        self._is_real = np.dtype(dataset.index.x.dtype).kind == "f"
         self._ids = np.zeros(self._slots, np.uint64)
         self._lost = np.zeros(self._slots * self._most, bool)
 
@@ -214,7 +169,18 @@ class Ring:
             error: DataError = ShardError(f"{where}: {failure}")
             error.__cause__ = failure
             return Filled(rows, ids, error)
-        return Filled(rows, ids, self._wrong_values(where, rows, step in self._suspects), left_out)
+        wrong = self._wrong_values(where, rows, step in self._suspects)
+        return Filled(rows if wrong else self._transformed(rows), ids, wrong, left_out)
+
+    def _transformed(self, rows: Rows) -> Rows:
+        """Return the rows as the transforms make them, in memory of their own."""
+        transforms = self._dataset.transforms
+        if transforms is None:
+            return rows
+        made, y = transforms.apply(rows.x, rows.y, rows.rows, self._epoch)
+        x = aligned(made.shape, made.dtype)
+        x[...] = made
+        return Rows(x, y, rows.weights, rows.rows)
 
     def _places(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return step and place in memory of `count` positions of the worker's sequence from `start` on."""
@@ -260,7 +226,7 @@ class Ring:
     def _wrong_values(self, where: str, out: Rows, look_at_x: bool) -> DataError | None:
         """Return an error that names the first rows with NaN or infinity, or with a negative weight, or None."""
         data = self._dataset
-        for field, values in ((data.x if look_at_x else None, out.x), (data.y, out.y), (data.weights, out.weights)):
+        for field, values in ((data.index.x if look_at_x else None, out.x), (data.index.y, out.y), (data.weights, out.weights)):
             if field is None or values is None or np.dtype(field.dtype).kind != "f" or all_finite(values):
                 continue
             bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
@@ -283,12 +249,3 @@ def compact(place: np.ndarray) -> slice | np.ndarray:
     if last - first == len(place) - 1 and (len(place) < 3 or bool((np.diff(place) == 1).all())):
         return slice(first, last + 1)
     return place
-
-
-def all_finite(values: np.ndarray) -> bool:
-    """Return whether no value is NaN or infinite: one pass by the sum of squares, more only where that overflows."""
-    flat = values.reshape(-1)
-    if not flat.size:
-        return True
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(flat @ flat) or (np.isfinite(flat.min()) and np.isfinite(flat.max())))

@@ -41,7 +41,7 @@ def write_samples(folder: Path, layout: str, shards: int, rows: int, chunk: int 
 def _options(layout: str, chunk: int) -> dict[str, object]:
     if layout == "contiguous":
         return {}
-    chunks = {"chunks": (chunk, *SHAPE)}
+    chunks: dict[str, object] = {"chunks": (chunk, *SHAPE)}
     if layout == "gzip":
         return {**chunks, "compression": "gzip", "compression_opts": 4, "shuffle": True}
     if layout != "lz4":

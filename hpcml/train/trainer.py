@@ -266,4 +266,5 @@ def identify(trainer: Trainer, sync: EveryStep | LocalSteps, sampling: dict[str,
         "virtual workers": str(trainer.workers),
         "seed": str(trainer.sampler.seed),
         "sampling": repr(dict(sorted(sampling.items()))),
+        **({} if trainer.data.transforms is None else {"transforms": repr(trainer.data.transforms)}),
     }
