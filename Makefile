@@ -36,7 +36,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-single test-gpu check bench clean
+.PHONY: help install demo test test-single test-gpu check bench bench-loading clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub(/%/, "N", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -90,6 +90,9 @@ check: $(VENV)/.dev ## style, types, job scripts, architecture
 
 bench: $(VENV)/.done ## a training step, measured: rows on the screen and in benchmarks/results
 	$(PYTHON) benchmarks/step.py </dev/null
+
+bench-loading: $(VENV)/.done ## loading beside PyTorch's DataLoader (where it is installed): rows in benchmarks/results; 1.2 GB in data/bench
+	$(PYTHON) benchmarks/loading.py </dev/null
 
 clean: ## remove what make and the tests made; runs/ and benchmarks/results stay
 	rm -rf .venv .venv-openmpi .venv-site build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -14,8 +14,10 @@ import numpy as np
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.config import Config, DataConfig
 from hpcml.data import Index, ShardedDataset, find_shards, index_shards
+from hpcml.data.cache import CachedDataset
 from hpcml.data.loader import AHEAD
 from hpcml.data.sizing import choose_block, fit_window, parse_bytes, row_bytes
+from hpcml.data.staging import stage, staged
 from hpcml.errors import ConfigError, DataError
 from hpcml.nn import LOSSES, Loss, Model, linear, mlp
 from hpcml.optim import LARS, SGD, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
@@ -57,7 +59,23 @@ def open_data(
             if keys is not None:
                 options = {"weights": keys.weights or None, "cf": keys.cf, "fill": None if keys.fill == "" else float(keys.fill)}
             index = index_shards(find_shards(pattern), features, target, **options)
-    return ShardedDataset(Index.from_json(comm.broadcast_bytes(index.to_json() if index else b"")))
+    index = Index.from_json(comm.broadcast_bytes(index.to_json() if index else b""))
+    if keys is not None and keys.stage:
+        stage_together(index, keys.stage, comm)
+        with comm.together():
+            index = staged(index, keys.stage)
+    return CachedDataset(index) if keys is not None and keys.cache == "memory" else ShardedDataset(index)
+
+
+def stage_together(index: Index, folder: str, comm: Communicator) -> None:
+    """Copy the shards to each node's own disk, its ranks sharing the work.
+
+    Raises:
+        ShardError: on every rank, if any copy fails.
+    """
+    inside, _ = comm.by_node()
+    with comm.together():
+        stage(index, folder, inside.rank, inside.size)
 
 
 def open_train_and_test(config: Config, comm: Communicator) -> tuple[ShardedDataset, ShardedDataset | None]:

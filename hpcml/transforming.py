@@ -80,9 +80,11 @@ def transformed(data: ShardedDataset, config: Config, statistics: Sequence[Momen
     """
     if not config.data.transforms:
         return data
+    pipeline: Pipeline | None = None
     with comm.together():
-        return ShardedDataset(data.index, _pipeline(config, config.data.transforms, statistics))
-    return data
+        pipeline = _pipeline(config, config.data.transforms, statistics)
+        pipeline.shapes(data.x.shape, data.y and data.y.shape)
+    return type(data)(data.index, pipeline)
 
 
 def _pipeline(config: Config, steps: Sequence[TransformConfig], statistics: Sequence[Moments]) -> Pipeline:

@@ -122,7 +122,7 @@ def test_the_loader_transforms_alike_for_any_workers_and_reading_is_evaluation(t
         rows = {}
         for parts in Loader(data, Sampler(data.shard_rows, 9, workers, 7, block=4, window=3), range(workers)).batches(2):
             for part in parts:
-                assert part.x.ctypes.data % 64 == 0
+                assert part.x.ctypes.data % 64 == 0 or not part.x.size
                 rows |= {row: (x.tobytes(), y.tobytes()) for row, x, y in zip(part.rows.tolist(), part.x, part.y, strict=True)}
         found.append(rows)
     assert found[0] == found[1]
