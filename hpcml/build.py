@@ -14,13 +14,18 @@ import numpy as np
 
 from hpcml.comm.choice import automatic, load_table, table_path
 from hpcml.comm.communicator import Communicator, everywhere
-from hpcml.config import Config
+from hpcml.config import Config, DataConfig
 from hpcml.data import Index, ShardedDataset, find_shards, index_shards
+from hpcml.data.cache import CachedDataset
+from hpcml.data.loader import AHEAD
+from hpcml.data.sizing import choose_block, fit_window, parse_bytes, row_bytes
+from hpcml.data.staging import stage, staged
 from hpcml.errors import ConfigError, DataError
 from hpcml.nn import LOSSES, Loss, Model, linear, mlp
 from hpcml.optim import LARS, SGD, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
 from hpcml.sync import SUMS, Auto, EveryStep, LocalSteps
 from hpcml.train import Hook, Saving, Trainer
+from hpcml.transforming import keep_statistics, transformed
 
 TARGETS_AT_ONCE = 1 << 16
 """Rows of the target read at once while the classes are counted."""
@@ -34,8 +39,17 @@ class Job:
     config: Config
 
 
-def open_data(pattern: str | Sequence[str], features: str, target: str | None, comm: Communicator) -> ShardedDataset:
+def open_data(
+    pattern: str | Sequence[str], features: str | list[str], target: str | None, comm: Communicator, keys: DataConfig | None = None
+) -> ShardedDataset:
     """Return a data set whose files rank 0 alone looked into; the index goes to the others as bytes.
+
+    Args:
+        pattern: as `find_shards` takes it.
+        features: the field or fields that become x.
+        target: the field that becomes y, or None.
+        comm: all ranks.
+        keys: weights, cf and fill; left out, none.
 
     Raises:
         ShardError: on every rank, for whatever rank 0 refuses.
@@ -43,8 +57,27 @@ def open_data(pattern: str | Sequence[str], features: str, target: str | None, c
     index: Index | None = None
     with comm.together():
         if comm.rank == 0:
-            index = index_shards(find_shards(pattern), features, target)
-    return ShardedDataset(Index.from_json(comm.broadcast_bytes(index.to_json() if index else b"")))
+            options: dict[str, Any] = {}
+            if keys is not None:
+                options = {"weights": keys.weights or None, "cf": keys.cf, "fill": None if keys.fill == "" else float(keys.fill)}
+            index = index_shards(find_shards(pattern), features, target, **options)
+    index = Index.from_json(comm.broadcast_bytes(index.to_json() if index else b""))
+    if keys is not None and keys.stage:
+        stage_together(index, keys.stage, comm)
+        with comm.together():
+            index = staged(index, keys.stage)
+    return CachedDataset(index) if keys is not None and keys.cache == "memory" else ShardedDataset(index)
+
+
+def stage_together(index: Index, folder: str, comm: Communicator) -> None:
+    """Copy the shards to each node's own disk, its ranks sharing the work.
+
+    Raises:
+        ShardError: on every rank, if any copy fails.
+    """
+    inside, _ = comm.by_node()
+    with comm.together():
+        stage(index, folder, inside.rank, inside.size)
 
 
 def open_train_and_test(config: Config, comm: Communicator) -> tuple[ShardedDataset, ShardedDataset | None]:
@@ -54,8 +87,8 @@ def open_train_and_test(config: Config, comm: Communicator) -> tuple[ShardedData
         DataError: on every rank, if their rows differ in shape.
     """
     keys = config.data
-    train = open_data(keys.train, keys.features, keys.target, comm)
-    test = open_data(keys.test, keys.features, keys.target, comm) if keys.test else None
+    train = open_data(keys.train, keys.features, keys.target, comm, keys)
+    test = open_data(keys.test, keys.features, keys.target, comm, keys) if keys.test else None
     if test is not None and test.x.shape != train.x.shape:
         text = f"data.test has rows of shape {test.x.shape}, data.train {train.x.shape}; both must come from the same source"
         raise everywhere(DataError(text))
@@ -96,6 +129,18 @@ def count_classes(config: Config, comm: Communicator) -> int:
                 raise DataError(f"{path}: row {inside} of {config.data.target!r} is the class {block.min()}; classes count from 0")
             largest = max(largest, int(block.max()))
     return largest + 1
+
+
+def resolve_sampling(config: Config, data: ShardedDataset, ranks: int) -> Config:
+    """Return the config with data.block filled in and data.window within data.memory, on any number of ranks the same."""
+    keys = config.data
+    block, window = keys.block or choose_block(data.index), keys.window
+    if keys.memory:
+        # Where virtual_workers is left open, it will be the number of ranks, and the resolved config says so.
+        share = -(-config.train.batch // (config.train.virtual_workers or ranks))
+        bytes_a_row = row_bytes(data.index, np.dtype(config.model.dtype).itemsize)
+        window = fit_window(window, block, share, AHEAD, bytes_a_row, parse_bytes(keys.memory, "data.memory"))
+    return msgspec.structs.replace(config, data=msgspec.structs.replace(keys, block=block, window=window))
 
 
 def choose_loss(config: Config, data: ShardedDataset) -> Loss:
@@ -172,9 +217,12 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         HpcmlError: on every rank, for anything that cannot be run.
     """
     train, test = open_train_and_test(config, comm)
+    statistics = keep_statistics(config, train, comm, folder)
+    train, test = transformed(train, config, statistics, comm), test and transformed(test, config, statistics, comm)
     config = resolve_outputs(config, train, comm)
     notes: list[str] = []
     with comm.together():
+        config = resolve_sampling(config, train, comm.size)
         model = build_model(config, train.x.shape)
         if config.train.batch > train.rows:
             raise ConfigError(f"train.batch is {config.train.batch}, the training data have {train.rows} rows; make the batch smaller")
@@ -193,6 +241,7 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         device=config.run.device,
         threads=config.run.threads or None,
         sampling={"shuffle": config.data.shuffle, "block": config.data.block, "window": config.data.window},
+        loading={"threads": config.data.threads, "quarantine": config.data.on_corrupt == "quarantine"},
         saving=Saving(folder, config.run.checkpoint_every, config.run.keep, resume),
         hooks=hooks,
     )

@@ -19,6 +19,7 @@ FLOORS = [
     {"sync"},
     {"train"},
     {"adapters"},
+    {"transforming"},
     {"build"},
     {"trained", "datasets", "bench", "report", "cluster"},
     {"cli"},

@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from hpcml.build import open_data
     from hpcml.train.evaluation import evaluate
     from hpcml.trained import load_together
+    from hpcml.transforming import load_statistics, transformed
 
     comm = begin(args)
     trained = load_together(Path(args.folder), comm)
@@ -39,7 +40,8 @@ def run(args: argparse.Namespace) -> int:
     with comm.together():
         if not pattern:
             raise ConfigError(f"{args.folder}: the run's config names no data.test; give --data 'GLOB'")
-    data = open_data(pattern, keys.features, keys.target, comm)
+    data = open_data(pattern, keys.features, keys.target, comm, keys)
+    data = transformed(data, trained.config, load_statistics(Path(args.folder), comm), comm)
     with comm.together():
         trained.require_fit(data)
     metrics = evaluate(trained.model, trained.loss, data, comm, trained.workers)

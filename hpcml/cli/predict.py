@@ -32,14 +32,19 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict, write the file whole or not at all, and print what it holds."""
+    import msgspec
+
     from hpcml.build import open_data
     from hpcml.train.prediction import predict_to_file
     from hpcml.trained import load_together
+    from hpcml.transforming import load_statistics, transformed
 
     comm = begin(args)
     trained = load_together(Path(args.folder), comm)
     trained.say_problems(comm)
-    data = open_data(args.data, trained.config.data.features, None, comm)
+    keys = msgspec.structs.replace(trained.config.data, weights="")
+    data = open_data(args.data, keys.features, None, comm, keys)
+    data = transformed(data, trained.config, load_statistics(Path(args.folder), comm), comm)
     with comm.together():
         trained.require_fit(data)
     names = predict_to_file(trained.model, trained.loss, data, comm, Path(args.out))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
@@ -12,23 +13,57 @@ import numpy as np
 
 from hpcml.data.handles import Handles
 from hpcml.data.index import Field, Index
+from hpcml.data.roads import Landing
 from hpcml.data.shards import find_shards, index_shards
+from hpcml.data.transforms import Pipeline
 from hpcml.errors import DataError, ShapeError
 
-__all__ = ["ShardedDataset", "open_shards"]
+__all__ = ["Lanes", "ShardedDataset", "open_shards"]
+
+
+class Lanes:
+    """Where the rows of some fields go: for each data set in the files, the memory of its columns.
+
+    Args:
+        pairs: (field, array) with arrays of shape (n, *field.shape); pairs with an array of None are left out.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Field | None, np.ndarray | None]]) -> None:
+        self.parts: list[tuple[Field, Landing]] = []
+        for field, array in pairs:
+            if field is None or array is None:
+                continue
+            if not field.parts:
+                self.parts.append((field, Landing(array)))
+                continue
+            first = 0
+            for part in field.parts:
+                last = first + int(np.prod(part.shape, dtype=np.int64))
+                self.parts.append((part, Landing(array[:, first:last])))
+                first = last
 
 
 class ShardedDataset:
-    """The rows of many HDF5 files, read in contiguous runs into arrays of the caller.
+    """The rows of many HDF5 files, read into arrays of the caller, each field by the fastest road that its file allows.
 
-    Files are opened when first read, by each process for itself. Threads take turns.
+    Files are opened when first read, by each process for itself. Any thread may read at any time.
 
     Args:
         index: what `index_shards` found, here or on the rank that broadcast it.
+        transforms: what happens to rows after they are read; x and y are then the fields as they come out.
+
+    Raises:
+        ConfigError: for transforms that do not fit the rows.
     """
 
-    def __init__(self, index: Index) -> None:
-        self.index = index
+    def __init__(self, index: Index, transforms: Pipeline | None = None) -> None:
+        self.index, self.transforms = index, transforms
+        self._x, self._y = index.x, index.y
+        if transforms is not None:
+            x, y = transforms.shapes(index.x.shape, None if index.y is None else index.y.shape)
+            self._x = dataclasses.replace(index.x, shape=x, parts=())
+            if index.y is not None and y is not None and y != index.y.shape:
+                self._y = Field(index.y.name, y, "float64")
         self._edges = [0, *accumulate(index.shard_rows)]
         self._handles = Handles()
 
@@ -44,18 +79,28 @@ class ShardedDataset:
 
     @property
     def x(self) -> Field:
-        """The features' name, row shape and dtype in the files."""
-        return self.index.x
+        """The features' name, row shape and dtype: as in the files, or as transforms make them."""
+        return self._x
 
     @property
     def y(self) -> Field | None:
-        """The target's name, row shape and dtype in the files, or None."""
-        return self.index.y
+        """The target's name, row shape and dtype, or None: as in the files, or as transforms make it."""
+        return self._y
+
+    @property
+    def weights(self) -> Field | None:
+        """The field of one weight a row, or None where all rows count alike."""
+        return self.index.weights
 
     @property
     def open_files(self) -> int:
         """Files that are open at this moment."""
         return len(self._handles)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes taken from the files so far: encoded ones where chunks are decoded here, rows' own bytes elsewhere."""
+        return self._handles.bytes_read
 
     def locate(self, row: int) -> tuple[Path, int]:
         """Return the file of a row and its number in that file.
@@ -65,36 +110,78 @@ class ShardedDataset:
         """
         if not 0 <= row < self.rows:
             raise DataError(f"row {row} does not exist, the data set has rows 0 to {self.rows - 1}")
-        shard = self._shard(row)
+        shard = self.shard_of(row)
         return Path(self.index.shards[shard].path), row - self._edges[shard]
 
-    def read(self, start: int, stop: int, x_out: np.ndarray, y_out: np.ndarray | None = None) -> None:
+    def read(
+        self, start: int, stop: int, x_out: np.ndarray, y_out: np.ndarray | None = None, weights_out: np.ndarray | None = None
+    ) -> None:
         """Overwrite the caller's arrays with rows start to stop-1, which may span files.
 
         Args:
             start: 0 <= start <= stop <= rows.
             stop: the row after the last one.
-            x_out: (stop - start, *x.shape), C-contiguous; values are converted to its dtype.
+            x_out: (stop - start, *x.shape), C-contiguous; values are converted to its dtype, transforms done as in evaluation.
             y_out: (stop - start, *y.shape), C-contiguous, or None to leave the target unread.
+            weights_out: (stop - start,), C-contiguous, or None to leave the weights unread.
 
         Raises:
             DataError: if the rows do not exist.
             ShapeError: if an array has another shape, is not contiguous, or is of whole numbers where the field is not.
             ShardError: for a file that changed since the index, a block that cannot be read, a handle used across a fork.
         """
-        self._check_read(start, stop, x_out, y_out)
+        pairs = [(self.x, x_out), (self.y, y_out), (self.weights, weights_out)]
+        self._check_read(start, stop, pairs)
+        if self.transforms is None:
+            self.scatter(start, stop, Lanes(pairs), slice(0, stop - start))
+            return
+        n = stop - start
+        x: np.ndarray = np.empty((n, *self.index.x.shape), x_out.dtype)
+        file_y = self.index.y if y_out is not None else None
+        y = None if file_y is None else np.empty((n, *file_y.shape), file_y.memory_dtype(x_out.dtype))
+        self.scatter(start, stop, Lanes([(self.index.x, x), (file_y, y), (self.weights, weights_out)]), slice(0, n))
+        x_out[:], y = self.transforms.apply(x, y)
+        if y_out is not None and y is not None:
+            y_out[:] = y
+
+    def scatter(self, start: int, stop: int, lanes: Lanes, place: slice | np.ndarray) -> None:
+        """Lay rows start to stop-1 each at its place: row start + i at place[i]. Nothing is checked but what the files say.
+
+        Args:
+            start: 0 <= start <= stop <= rows.
+            stop: the row after the last one.
+            lanes: memory for each field.
+            place: a slice of stop - start places, or (stop - start,) int64.
+
+        Raises:
+            ShardError: as `read` raises it.
+        """
         self._handles.check_process()
-        with self._handles.turn:
-            shard = self._shard(start)
-            while start < stop:
-                first, last = self._edges[shard], self._edges[shard + 1]
-                n = min(stop, last) - start
-                self._handles.read(self.index.shards[shard], self.x, start - first, x_out[:n])
-                x_out = x_out[n:]
-                if self.y is not None and y_out is not None:
-                    self._handles.read(self.index.shards[shard], self.y, start - first, y_out[:n])
-                    y_out = y_out[n:]
-                start, shard = start + n, shard + 1
+        begin, shard = start, self.shard_of(start)
+        while start < stop:
+            first, last = self._edges[shard], self._edges[shard + 1]
+            n = min(stop, last) - start
+            at = start - begin
+            part = slice(place.start + at, place.start + at + n) if isinstance(place, slice) else place[at : at + n]
+            for field, landing in lanes.parts:
+                self._handles.read(self.index.shards[shard], field, start - first, n, landing, part)
+            start, shard = start + n, shard + 1
+
+    def pieces(self, start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
+        """Cut rows start to stop-1 into pieces of nearly equal length, about `rows`, that share no file and no chunk of x."""
+        while start < stop:
+            shard = self.shard_of(start)
+            first, last = self._edges[shard], min(stop, self._edges[shard + 1])
+            grain, length = self.chunk_rows(shard), -(-(last - start) // -(-(last - start) // rows))
+            while start < last:
+                end = min(last, first + -(-(start - first + length) // grain) * grain)
+                yield start, end
+                start = end
+
+    def chunk_rows(self, shard: int) -> int:
+        """Return the rows of a shard that are decoded together, over all fields of x; 1 where rows are read one by one."""
+        fields = dict(self.index.shards[shard].fields)
+        return max(fields[part.name].chunk_rows if part.name in fields else 1 for part in self.index.x.stored)
 
     def close(self) -> None:
         """Close every open file; a later read opens what it needs again.
@@ -103,8 +190,7 @@ class ShardedDataset:
             ShardError: for handles that were opened before a fork.
         """
         self._handles.check_process()
-        with self._handles.turn:
-            self._handles.close()
+        self._handles.close()
 
     def __enter__(self) -> ShardedDataset:
         """Return the data set itself."""
@@ -114,19 +200,19 @@ class ShardedDataset:
         """Close every open file."""
         self.close()
 
-    def _shard(self, row: int) -> int:
-        """Return the position of the shard that holds a row."""
+    def shard_of(self, row: int) -> int:
+        """Return the position, in the order of the index, of the shard that holds a row."""
         return bisect_right(self._edges, row) - 1
 
-    def _check_read(self, start: int, stop: int, x_out: np.ndarray, y_out: np.ndarray | None) -> None:
+    def _check_read(self, start: int, stop: int, pairs: Sequence[tuple[Field | None, np.ndarray | None]]) -> None:
         """Refuse rows that do not exist and arrays that do not fit."""
         if not 0 <= start <= stop <= self.rows:
             raise DataError(f"rows {start}:{stop} do not exist, the data set has rows 0:{self.rows}")
-        for field, out in ((self.x, x_out), (self.y, y_out)):
+        for (field, out), what in zip(pairs, ("features", "target", "weights"), strict=True):
             if out is None:
                 continue
             if field is None:
-                raise ShapeError("an array was given for the target, but the data set was opened with target=None")
+                raise ShapeError(f"an array was given for the {what}, but the data set was opened with {what}=None")
             shape = (stop - start, *field.shape)
             if out.shape != shape or not out.flags.c_contiguous:
                 raise ShapeError(f"field {field.name!r}: expected a contiguous array of shape {shape}, found {out.shape}")
@@ -134,15 +220,26 @@ class ShardedDataset:
                 raise ShapeError(f"field {field.name!r} is {field.dtype}, an array of {out.dtype} would lose its values; give float32")
 
 
-def open_shards(pattern: str | Path | Sequence[str | Path], features: str = "x", target: str | None = "y") -> ShardedDataset:
+def open_shards(
+    pattern: str | Path | Sequence[str | Path],
+    features: str | Sequence[str] = "x",
+    target: str | Sequence[str] | None = "y",
+    weights: str | None = None,
+    *,
+    cf: bool = False,
+    fill: float | None = None,
+) -> ShardedDataset:
     """Find the shards of a pattern, check them all, and return them as one data set.
 
     Args:
         pattern: a path, a glob, or a sequence of them; see `find_shards`.
-        features: the field that becomes x.
-        target: the field that becomes y, or None where rows have none.
+        features: the field that becomes x; several are joined into one flat row, in the order given.
+        target: the field (or fields) that becomes y, or None where rows have none.
+        weights: the field with one number a row by which its loss counts, or None.
+        cf: apply scale_factor, add_offset and _FillValue of the CF convention.
+        fill: with cf, what fill values become; left out, they are NaN and refused with their row.
 
     Raises:
         ShardError: for anything that `find_shards` or `index_shards` refuses.
     """
-    return ShardedDataset(index_shards(find_shards(pattern), features, target))
+    return ShardedDataset(index_shards(find_shards(pattern), features, target, weights, cf=cf, fill=fill))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import threading
 import time
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hpcml.data.chunks import Bands, Chunked, ChunkTable
 from hpcml.data.index import Field, Shard
-from hpcml.data.shards import open_file
+from hpcml.data.roads import Contiguous, Landing, Library, OpenFile, Scratch
+from hpcml.data.shards import find_dataset, open_file
+from hpcml.data.storage import CHUNKED, CONTIGUOUS, Stored, look
 from hpcml.errors import ShardError
 
 OPEN_AT_ONCE = 64
@@ -20,23 +26,23 @@ OPEN_AT_ONCE = 64
 RECHECK_SECONDS = 1.0
 """How long an open file is trusted before its size and time are looked at again; a look costs a parallel file system about 1 ms."""
 
-STAGING_BYTES = 1 << 20
-"""Rows that need another dtype pass through a block of this size, which stays in the cache of one core."""
+Road = Contiguous | Chunked | Library
 
 
 class Handles:
-    """Open shards of one process, the least recently used closed first; a caller takes its `turn` around every call.
+    """Open shards of one process, the least recently used closed first; any thread may read at any time.
 
     A handle that crosses a fork shares its file and HDF5's locks with the parent, so that reads hang or return
     another row: a child that finds open handles is refused. Handles not yet opened cross a fork without harm.
     """
 
     def __init__(self) -> None:
-        self._open: OrderedDict[str, tuple[Any, dict[str, Any]]] = OrderedDict()
-        self._checked: dict[str, float] = {}
-        self._staging: dict[str, np.ndarray] = {}
+        self._open: OrderedDict[str, _Shard] = OrderedDict()
+        self._bands, self._free = Bands(), list[Scratch]()
         self._pid = os.getpid()
-        self.turn = threading.Lock()
+        self._trusted: set[Any] = set()
+        self._renew()
+        self.bytes_read = 0
 
     def __len__(self) -> int:
         """Return how many files are open."""
@@ -53,87 +59,154 @@ class Handles:
                 " open the data set in the child, or read with threads"
             )
         self._pid = os.getpid()
-        # A thread of the parent may have held the lock at the fork; in the child nobody would give it back.
-        self.turn = threading.Lock()
+        # A thread of the parent may have held a lock at the fork; in the child nobody would give it back.
+        self._renew()
 
-    def read(self, shard: Shard, field: Field, start: int, out: np.ndarray) -> None:
-        """Overwrite `out` (n, *row shape), C-contiguous, with n rows of a field, converted to out's dtype.
+    def read(self, shard: Shard, field: Field, start: int, count: int, landing: Landing, place: slice | np.ndarray) -> None:
+        """Read `count` rows of a field (one data set) from row `start` of a shard on to their places in the landing.
 
         Raises:
-            ShardError: for a changed file or a block that cannot be read, naming file, field and rows.
+            ShardError: for a changed file or a block that cannot be read, naming file, field, rows and address.
         """
-        stop = start + len(out)
-        source = self._field(shard, field)
         try:
-            if source.dtype == out.dtype:
-                _read_rows(source, start, out)
-            else:
-                self._convert(source, start, out)
+            road, scratch = self._road(shard, field), self._borrow()
+            road.read(start, count, landing, place, scratch)
+            self._free.append(scratch)
+        except ShardError:
+            raise
         except (OSError, RuntimeError, ValueError) as error:
-            where = f"{shard.path}: field {field.name!r}, rows {start}:{stop}"
+            where = f"{shard.path}: field {field.name!r}, rows {start}:{start + count}"
             raise ShardError(f"{where} cannot be read; write or copy the shard again ({error})") from error
 
     def close(self) -> None:
-        """Close every file; the next read opens what it needs again."""
-        while self._open:
-            self._open.popitem()[1][0].close()
+        """Close every file as soon as no thread reads from it; the next read opens what it needs again."""
+        with self._lock:
+            self._open.clear()
+            self._bands = Bands()
 
-    def _convert(self, source: Any, start: int, out: np.ndarray) -> None:
-        """Read through a block of the file's dtype in this machine's byte order, so that numpy's casts are the only ones."""
-        block = self._staging_for(source.dtype.newbyteorder("="), source.shape[1:])
-        for first in range(0, len(out), len(block)):
-            part = out[first : first + len(block)]
-            _read_rows(source, start + first, block[: len(part)])
-            # A float64 too large for float32 becomes infinite here and is reported by the loader with its row.
-            with np.errstate(over="ignore", invalid="ignore"):
-                np.copyto(part, block[: len(part)], casting="unsafe")
+    def _borrow(self) -> Scratch:
+        """Return memory that no other thread uses now; it outlives the thread, so that an epoch's new threads find it again."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return Scratch()
 
-    def _staging_for(self, dtype: np.dtype[Any], row: tuple[int, ...]) -> np.ndarray:
-        """Return a block of at least one row, made once for each dtype and row shape."""
-        key = f"{dtype.str}{row}"
-        if key not in self._staging:
-            row_bytes = dtype.itemsize * int(np.prod(row, dtype=np.int64))
-            self._staging[key] = np.empty((max(1, STAGING_BYTES // row_bytes), *row), dtype)
-        return self._staging[key]
+    def _renew(self) -> None:
+        self._lock, self._turn, self._counting = threading.Lock(), threading.Lock(), threading.Lock()
 
-    def _field(self, shard: Shard, field: Field) -> Any:
-        """Return the open h5py data set of a field."""
-        path = shard.path
-        now = time.monotonic()
-        if path not in self._open or now - self._checked[path] > RECHECK_SECONDS:
-            _refuse_changed(shard)
-            self._checked[path] = now
-        if path not in self._open:
-            if len(self._open) >= OPEN_AT_ONCE:
-                self._open.popitem(last=False)[1][0].close()
-            self._open[path] = (open_file(path), {})
-        self._open.move_to_end(path)
-        file, fields = self._open[path]
-        if field.name not in fields:
+    def _count(self, nbytes: int) -> None:
+        with self._counting:
+            self.bytes_read += nbytes
+
+    def _road(self, shard: Shard, field: Field) -> Road:
+        """Return the road to a field, opening the file where it is not open."""
+        with self._lock:
+            held, now = self._open.get(shard.path), time.monotonic()
+            if held is None or now - held.checked > RECHECK_SECONDS:
+                refuse_changed(shard)
+                if held is None:
+                    held = self._open[shard.path] = self._opened(shard)
+                    while len(self._open) > OPEN_AT_ONCE:
+                        self._open.popitem(last=False)
+                held.checked = now
+            self._open.move_to_end(shard.path)
+            if field.name not in held.roads:
+                held.roads[field.name] = self._make(held, shard, field)
+            return held.roads[field.name]
+
+    def _opened(self, shard: Shard) -> _Shard:
+        """Open a file for positioned reads; where the process has too many, give up half of ours and try once more."""
+        for _ in range(2):
             try:
-                fields[field.name] = file[field.name]
-            except (KeyError, OSError, RuntimeError) as error:
-                raise ShardError(f"{path}: field {field.name!r} cannot be opened; write or copy the shard again ({error})") from error
-        return fields[field.name]
+                return _Shard(OpenFile(shard.path))
+            except OSError as error:
+                if error.errno != errno.EMFILE or not self._open:
+                    raise _cannot_open(shard.path, error) from error
+                for _ in range(-(-len(self._open) // 2)):
+                    self._open.popitem(last=False)
+        raise _cannot_open(shard.path, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+
+    def _make(self, held: _Shard, shard: Shard, field: Field) -> Road:
+        """Make the road to a field; HDF5 opens the file only where the road needs it."""
+        stored = dict(shard.fields).get(field.name) or look(Path(shard.path), held.dataset(shard.path, field.name))
+        if stored.road not in (CONTIGUOUS, CHUNKED):
+            dataset = held.dataset(shard.path, field.name)
+            return Library(dataset, held.library, stored, self._count, self._turn)
+        plain = Contiguous(held.file, field, stored, self._count)
+        if stored.road == CONTIGUOUS:
+            return plain
+        dataset = held.dataset(shard.path, field.name)
+        with self._turn:
+            road = Chunked(plain, shard.rows, ChunkTable(dataset), self._bands, field.name)
+            if self._agrees(road, dataset):
+                return road
+        return Library(dataset, held.library, stored, self._count, self._turn)
+
+    def _agrees(self, road: Chunked, dataset: Any) -> bool:
+        """Return whether a chunk decoded here is what h5py makes of it: asked once for each chain of filters and dtype."""
+        chain = road.undo.filters, road.plain.stored.dtype
+        if chain in self._trusted:
+            return True
+        row = np.empty((1, *road.plain.shape), road.plain.dtype)
+        try:
+            theirs = dataset[:1]
+            road.read(0, 1, Landing(row), slice(0, 1), Scratch())
+        except (OSError, RuntimeError, ValueError):
+            return True  # damaged, or a filter that h5py lacks: the read itself will say so
+        same = row.tobytes() == theirs.tobytes() or not road.plain.stored.is_plain
+        self._trusted |= {chain} if same else set()
+        return same
 
 
-def _read_rows(source: Any, start: int, out: np.ndarray) -> None:
-    """Overwrite `out` with consecutive rows: read_direct without its parsing of selections, which costs more than a block."""
-    from h5py import h5s
+class _Shard:
+    """What is open of one file: a descriptor, the roads made so far, and HDF5's handle where one was needed."""
 
-    space = source.id.get_space()
-    space.select_hyperslab((start, *(0,) * (out.ndim - 1)), out.shape)
-    source.id.read(h5s.create_simple(out.shape), space, out)
+    def __init__(self, file: OpenFile) -> None:
+        self.file, self.checked = file, 0.0
+        self.roads: dict[str, Road] = {}
+        self.library: Any = None
+
+    def dataset(self, path: str, name: str) -> Any:
+        """Return the h5py data set of a field. It closes with the last road that holds it."""
+        self.library = self.library or open_file(path)
+        try:
+            found = find_dataset(Path(path), self.library, name)
+        except (KeyError, OSError, RuntimeError) as error:
+            raise ShardError(f"{path}: field {name!r} cannot be opened; write or copy the shard again ({error})") from error
+        if found is None:
+            raise ShardError(f"{path}: field {name!r} cannot be opened; write or copy the shard again")
+        return found
 
 
-def _refuse_changed(shard: Shard) -> None:
-    """Raise ShardError where a file is gone, or has another size or time than the index says."""
-    try:
-        status = os.stat(shard.path)
-    except OSError as error:
-        raise ShardError(f"{shard.path}: was indexed but cannot be found any more; copy the shard back ({error})") from error
-    if (status.st_size, status.st_mtime_ns) != (shard.size, shard.mtime_ns):
-        raise ShardError(
-            f"{shard.path}: changed since it was indexed: {status.st_size} bytes written at {status.st_mtime_ns} ns,"
-            f" expected {shard.size} bytes written at {shard.mtime_ns} ns; start again so that all ranks see the new file"
-        )
+def describe(shard: Shard, field: Field) -> Stored:
+    """Return how a field lies in a shard and by which road it is read, with the reason; opens the file where the index does not say.
+
+    Raises:
+        ShardError: for a file that cannot be read.
+    """
+    known = dict(shard.fields).get(field.name)
+    return known or look(Path(shard.path), _Shard(OpenFile(shard.path)).dataset(shard.path, field.name))
+
+
+def refuse_changed(shard: Shard) -> None:
+    """Raise ShardError where a file, or one that it takes rows from, is gone or has another size or time than the index says."""
+    for path, size, time_ns in [
+        (shard.path, shard.size, shard.mtime_ns),
+        *((source.path, source.size, source.mtime_ns) for source in shard.sources),
+    ]:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise ShardError(f"{path}: was indexed but cannot be found any more; copy the shard back ({error})") from error
+        if (status.st_size, status.st_mtime_ns) != (size, time_ns):
+            raise ShardError(
+                f"{path}: changed since it was indexed: {status.st_size} bytes written at {status.st_mtime_ns} ns,"
+                f" expected {size} bytes written at {time_ns} ns; start again so that all ranks see the new file"
+            )
+
+
+def _cannot_open(path: str, error: OSError) -> ShardError:
+    if error.errno == errno.EMFILE:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return ShardError(f"{path}: cannot be opened, this process has as many files open as it may ({limit}); raise it with `ulimit -n`")
+    return ShardError(f"{path}: cannot be opened ({error.strerror}); check the path and its permissions")

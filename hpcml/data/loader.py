@@ -12,10 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from hpcml.data.crew import Crew
 from hpcml.data.dataset import ShardedDataset
+from hpcml.data.rings import REMEMBERED_ROWS, Ring, Stopped
+from hpcml.data.rows import Filled
 from hpcml.data.sampler import Sampler
-from hpcml.data.slabs import Rows, Stopped, WorkerReader
 from hpcml.errors import ConfigError, DataError
+
+AHEAD = 2
+"""Steps that are ready beyond two windows."""
 
 STOP_SECONDS = 10.0
 """How long a stopped epoch waits for its thread to come out of a read; a thread that hangs in one is left behind."""
@@ -37,6 +42,9 @@ class Batch:
         rows: (count,) int64 global row numbers, in host memory.
         error: what is wrong with these rows, or None. It is not raised, so that all ranks can fail together
             at this step; the numbers of such a batch mean nothing.
+        weights: (count,) of the dtype of x, where `place` put it; None where all rows count alike.
+        ids: the sum of the rows' ids, for the ledger.
+        left_out: sum of ids and number of rows that a quarantine took out of this batch.
     """
 
     worker: int
@@ -44,27 +52,32 @@ class Batch:
     y: Any
     rows: np.ndarray
     error: DataError | None
+    weights: Any = None
+    ids: int = 0
+    left_out: tuple[int, int] = (0, 0)
 
 
 class Loader:
     """Reads the batches of some virtual workers ahead of the steps that need them.
 
-    One daemon thread reads; it never forks. The memory of `ahead` + 1 steps and of two windows for each worker is
+    Daemon threads read; they never fork. The memory of two windows and of `ahead` + 1 steps for each worker is
     taken once, here, and reused: **a batch is valid until the next one is asked for**.
-    The bits of a worker's batches do not depend on which other workers are hosted, nor on the first step asked for.
+    The bits of a worker's batches do not depend on which other workers are hosted, on the first step asked for, nor on the threads.
 
     Args:
         dataset: where rows come from; it stays the caller's to close.
         sampler: which rows come when.
         workers: the virtual workers hosted here, each once.
-        ahead: steps to read ahead, 1 or more.
+        ahead: steps to read ahead beyond two windows, 1 or more.
         dtype: float32 or float64, for features and for floating targets; other targets are int64.
         place: moves a host array to the device. It is called on the consumer's thread: a device and its stream
             belong to a thread, and a copy made there is in order with the kernels that use it. The cost: that copy
             is not hidden behind the step.
+        threads: how many read and decode, 1 or more.
+        quarantine: leave out rows that cannot be read, and from the next epoch on their shards, instead of marking batches.
 
     Raises:
-        ConfigError: for workers, ahead, dtype or a sampler that do not fit.
+        ConfigError: for workers, ahead, dtype, threads or a sampler that do not fit.
     """
 
     def __init__(
@@ -72,28 +85,38 @@ class Loader:
         dataset: ShardedDataset,
         sampler: Sampler,
         workers: Sequence[int],
-        ahead: int = 2,
+        ahead: int = AHEAD,
         dtype: Any = np.float32,
         place: Callable[[np.ndarray], Any] = identity,
+        *,
+        threads: int = 2,
+        quarantine: bool = False,
     ) -> None:
         real = np.dtype(dtype)
-        _refuse_misfits(dataset, sampler, workers, ahead, real)
-        self.workers, self.waited = tuple(workers), 0.0
-        self._sampler, self._place = sampler, place
-        self._readers = [WorkerReader(dataset, sampler, worker, real) for worker in self.workers]
-        most = [max(sampler.count(0, worker), sampler.count(sampler.steps - 1, worker)) for worker in self.workers]
-        self._ring = [[Rows.empty(dataset, count, real) for count in most] for _ in range(ahead + 1)]
+        _refuse_misfits(dataset, sampler, workers, ahead, real, threads)
+        self.workers, self.waited, self.quarantine = tuple(workers), 0.0, quarantine
+        self.dead: frozenset[int] = frozenset()
+        self._sampler, self._place, self._crew = sampler, place, Crew(threads)
+        finite = np.zeros(dataset.rows, bool) if dataset.rows <= REMEMBERED_ROWS else None
+        self._rings = [Ring(dataset, sampler, worker, real, ahead, finite, quarantine) for worker in self.workers]
         self._thread: threading.Thread | None = None
+        self._reading: _Reading | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the ring and the windows: all the memory that the loader holds."""
-        return sum(reader.nbytes for reader in self._readers) + sum(rows.nbytes for slot in self._ring for rows in slot)
+        """Bytes of the rings: all the memory that the loader holds."""
+        return sum(ring.nbytes for ring in self._rings)
+
+    @property
+    def broken(self) -> dict[int, str]:
+        """Shards that this epoch's quarantine found, by their position in the index, with the first reason."""
+        return {shard: reason for ring in self._rings for shard, reason in ring.broken.items()}
 
     def batches(self, epoch: int, step: int = 0) -> Generator[list[Batch]]:
         """Yield, for each step from `step` to the end of the epoch, one batch for each hosted worker.
 
         Leaving the loop early ends the reading thread. `waited` grows by the seconds spent waiting for data.
+        The rows of the shards in `dead`, as it is at this call, are left out.
 
         Args:
             epoch: 0 or more.
@@ -109,81 +132,101 @@ class Loader:
 
     def _batches(self, epoch: int, step: int) -> Generator[list[Batch]]:
         """Run the reading thread for as long as the generator lives."""
-        if self._thread is not None and self._thread.is_alive():
+        if self._reading is not None or (self._thread is not None and self._thread.is_alive()):
             raise ConfigError("this loader is still reading another epoch; end or close that one first, they share memory")
-        reading = _Reading(range(len(self._ring)))
+        reading = self._reading = _Reading(step)
         thread = self._thread = threading.Thread(target=self._read, args=(epoch, step, reading), name="hpcml-loader", daemon=True)
         # A generator that outlives the program would leave the thread inside HDF5 while the interpreter is taken down.
         atexit.register(reading.end, thread)
         thread.start()
         try:
-            for _ in range(step, self._sampler.steps):
-                slot, filled, errors = self._next(reading)
-                yield [self._batch(*parts) for parts in zip(self.workers, filled, errors, strict=True)]
-                reading.free.put(slot)
+            for number in range(step, self._sampler.steps):
+                yield [self._batch(*parts) for parts in zip(self.workers, self._next(reading), strict=True)]
+                reading.use_up(number)
         finally:
             reading.end(thread)
+            self._reading = None
             atexit.unregister(reading.end)
 
-    def _next(self, reading: _Reading) -> tuple[int, list[Rows], list[DataError | None]]:
+    def _next(self, reading: _Reading) -> list[Filled]:
         """Wait for the next step's rows, or raise what ended the thread."""
         begin = time.perf_counter()
         item = reading.ready.get()
         self.waited += time.perf_counter() - begin
         if isinstance(item, BaseException):
             raise item
-        slot, filled, errors = item
-        return slot, filled, errors
+        return item
 
-    def _batch(self, worker: int, rows: Rows, error: DataError | None) -> Batch:
+    def _batch(self, worker: int, filled: Filled) -> Batch:
         """Put one worker's rows where the step wants them."""
-        y = None if rows.y is None else self._place(rows.y)
-        return Batch(worker, self._place(rows.x), y, rows.rows, error)
+        rows = filled.rows
+        y, weights = (None if array is None else self._place(array) for array in (rows.y, rows.weights))
+        return Batch(worker, self._place(rows.x), y, rows.rows, filled.error, weights, filled.ids, filled.left_out)
 
     def _read(self, epoch: int, step: int, reading: _Reading) -> None:
-        """Fill slot after slot: the body of the reading thread."""
+        """Make step after step ready: the body of the reading thread."""
         try:
-            for reader in self._readers:
-                reader.forget()
+            for ring in self._rings:
+                ring.begin(epoch, step, self.dead)
             for number in range(step, self._sampler.steps):
-                slot = reading.free.get()
-                if slot is None:
-                    return
-                counts = [self._sampler.count(number, worker) for worker in self.workers]
-                filled = [rows.part(0, count) for rows, count in zip(self._ring[slot], counts, strict=True)]
-                errors = [reader.fill(epoch, number, rows, reading.stop) for reader, rows in zip(self._readers, filled, strict=True)]
-                reading.ready.put((slot, filled, errors))
+                for ring in self._rings:
+                    while ring.needs(number):
+                        reading.wait_for_room(ring)
+                        ring.read_window(self._crew.each, reading.check)
+                reading.check()
+                reading.ready.put([ring.take(number) for ring in self._rings])
         except Stopped:
-            return
+            pass
         except BaseException as error:
             # Whatever it is, the consumer waits for it: a thread that dies in silence would hang the rank.
             reading.ready.put(error)
+        finally:
+            self._crew.dismiss()
 
 
 class _Reading:
-    """What the reading thread of one epoch and its consumer share: free slots, ready slots, and the wish to stop."""
+    """What the reading thread of one epoch and its consumer share: ready steps, how many are used up, the wish to stop."""
 
-    def __init__(self, slots: range) -> None:
-        self.free: SimpleQueue[int | None] = SimpleQueue()
+    def __init__(self, step: int) -> None:
         self.ready: SimpleQueue[Any] = SimpleQueue()
-        self.stop = threading.Event()
-        for slot in slots:
-            self.free.put(slot)
+        self._used, self._stop = step, False
+        self._changed = threading.Condition()
+
+    def use_up(self, step: int) -> None:
+        """Give the memory of a step back."""
+        with self._changed:
+            self._used = step + 1
+            self._changed.notify_all()
+
+    def wait_for_room(self, ring: Ring) -> None:
+        """Return when the ring's next window has room; raise Stopped when nobody wants it."""
+        with self._changed:
+            while not self._stop and not ring.has_room(self._used):
+                self._changed.wait()
+        self.check()
+
+    def check(self) -> None:
+        """Raise Stopped when nobody wants more batches."""
+        if self._stop:
+            raise Stopped
 
     def end(self, thread: threading.Thread) -> None:
         """Make the thread come to its end, and wait for that a limited time."""
-        self.stop.set()
-        self.free.put(None)
+        with self._changed:
+            self._stop = True
+            self._changed.notify_all()
         thread.join(STOP_SECONDS)
 
 
-def _refuse_misfits(dataset: ShardedDataset, sampler: Sampler, workers: Sequence[int], ahead: int, real: np.dtype[Any]) -> None:
+def _refuse_misfits(
+    dataset: ShardedDataset, sampler: Sampler, workers: Sequence[int], ahead: int, real: np.dtype[Any], threads: int
+) -> None:
     """Refuse arguments that cannot make a loader."""
     if sampler.rows != dataset.rows:
         raise ConfigError(f"the sampler was made for {sampler.rows} rows, the data set has {dataset.rows}; make it from dataset.shard_rows")
     if len(set(workers)) != len(workers) or any(not 0 <= worker < sampler.workers for worker in workers):
         raise ConfigError(f"workers {list(workers)}, expected each of 0 to {sampler.workers - 1} at most once")
-    if ahead < 1:
-        raise ConfigError(f"ahead is {ahead}, expected 1 or more steps")
+    if ahead < 1 or threads < 1:
+        raise ConfigError(f"ahead is {ahead} and threads {threads}, expected 1 or more of each")
     if real not in (np.float32, np.float64):
         raise ConfigError(f"dtype {real}, expected float32 or float64")

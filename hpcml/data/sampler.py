@@ -63,6 +63,7 @@ class Sampler:
         seed: the experiment's seed, 0 or more.
         shuffle: one of SHUFFLES.
         block: rows that stay together on their way from the file, 1 or more; a block never crosses a shard.
+            `sizing.choose_block` finds a good number.
         window: blocks that are held in memory and mixed, 1 or more.
 
     Raises:
@@ -77,6 +78,9 @@ class Sampler:
         self.batch, self.workers, self.seed, self.shuffle = batch, workers, seed, shuffle
         self.block, self.window_rows = block, block * window
         self._refuse_misfits(window)
+        if shuffle == "none":
+            # Nothing is mixed: windows of a batch keep the memory for reading in the processor's cache.
+            self.window_rows = max(block, -(-batch // workers))
         self.steps = -(-self.rows // batch)
         self._first_block = np.concatenate([[0], np.cumsum(-(-np.diff(self._edges) // block))]).astype(np.int64)
         self._starts = np.cumsum([0, *(self.total(worker) for worker in range(workers))])

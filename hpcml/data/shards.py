@@ -16,11 +16,16 @@ import difflib
 import glob
 import os
 import re
+import resource
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hpcml.data.index import Field, Index, Shard
+from hpcml.data.storage import Stored, external_folder, look
 from hpcml.errors import ShardError
 
 DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
@@ -72,30 +77,55 @@ def _natural(path: Path) -> tuple[list[str | int], str]:
     return [int(piece) if i % 2 else piece for i, piece in enumerate(pieces)], str(path)
 
 
-def index_shards(paths: Sequence[str | Path], features: str, target: str | None) -> Index:
+def index_shards(
+    paths: Sequence[str | Path],
+    features: str | Sequence[str],
+    target: str | Sequence[str] | None,
+    weights: str | None = None,
+    *,
+    cf: bool = False,
+    fill: float | None = None,
+) -> Index:
     """Read the metadata of every shard and return it, or refuse the first shard that breaks the layout.
 
     Args:
         paths: the files, in the order their rows shall have.
-        features: the field that becomes x.
-        target: the field that becomes y, or None.
+        features: the field that becomes x; several are joined into one row, flat and in the order given.
+        target: the field (or fields) that becomes y, or None.
+        weights: the field with one number a row by which its loss counts, or None.
+        cf: apply the attributes scale_factor, add_offset and _FillValue of the CF convention.
+        fill: with cf, the number that takes the place of fill values; left out, they are NaN and refused with their row.
 
     Raises:
         ShardError: naming the file, the field, what was expected, what was found, and what to do.
     """
     if not paths:
         raise ShardError("no shards were given; name at least one file")
+    wanted = [_names(features), _names(target), _names(weights)]
     first: list[Field | None] = []
     shards = []
     for path in map(Path, paths):
-        found, shard = _inspect(path, features, target)
+        found, shard = _inspect(path, wanted, Reading(cf, fill))
         first = first or found
         for old, new in zip(first, found, strict=True):
             _agree(path, Path(paths[0]), old, new)
         shards.append(shard)
-    if first[0] is None:
+    x, y, w = first
+    if x is None:
         raise ShardError("no features were read; name the field that holds them")
-    return Index(first[0], first[1], tuple(shards))
+    return Index(x, y, tuple(shards), w)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How numbers in the files become values: by the CF convention or as they are, and what fill values become."""
+
+    cf: bool = False
+    fill: float | None = None
+
+
+def _names(field: str | Sequence[str] | None) -> list[str]:
+    return [] if field is None else [field] if isinstance(field, str) else list(field)
 
 
 def open_file(path: str | Path) -> Any:
@@ -117,47 +147,79 @@ def open_file(path: str | Path) -> Any:
     except ShardError:
         raise
     except FileNotFoundError:
+        if path.is_symlink():
+            raise ShardError(f"{path}: is a symbolic link to {os.readlink(path)}, which does not exist; mend the link") from None
         raise ShardError(f"{path}: no such file; check the path, or copy the shard again") from None
     except PermissionError as error:
         raise ShardError(f"{path}: may not be read by this user; change its permissions ({error})") from error
     except (OSError, RuntimeError) as error:
-        raise ShardError(f"{path}: {_diagnose(path, size)}; write or copy the shard again ({error})") from error
+        raise ShardError(f"{path}: {_diagnose(path, size, str(error))}; write or copy the shard again ({error})") from error
 
 
-def _diagnose(path: Path, size: int) -> str:
-    """Say whether a file that would not open is another kind of file, or a damaged HDF5 file."""
+def find_dataset(path: Path, file: Any, name: str) -> Any:
+    """Return the object of a name in an open file, None where there is none; external rows are looked for beside the file."""
     import h5py
 
+    item = file.get(name)
+    names = [one for one, _, _ in item.external or ()] if isinstance(item, h5py.Dataset) else []
+    folder = external_folder(path, names) if names else ""
+    if not folder:
+        return item
+    del item  # HDF5 takes another folder only while the data set is closed
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_efile_prefix(folder.encode())
+    return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))
+
+
+def _diagnose(path: Path, size: int, reason: str) -> str:
+    """Say whether a file that would not open is in use, another kind of file, or a damaged HDF5 file."""
+    import h5py
+
+    if "Too many open files" in reason:
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"cannot be opened, this process has as many files open as it may ({limit}); raise the limit with `ulimit -n`"
+    if "already open for write" in reason or "consistency flags" in reason:
+        return "is open for writing in another program, or was left open by one that died (then `h5clear -s` mends it)"
     if path.is_file() and not h5py.is_hdf5(path):
         with path.open("rb") as file:
             return f"is not an HDF5 file, its {size} bytes start with {file.read(8)!r}"
     return f"is a damaged or truncated HDF5 file of {size} bytes"
 
 
-def _inspect(path: Path, features: str, target: str | None) -> tuple[list[Field | None], Shard]:
-    """Return the fields of one shard (y may be None) and its entry in the index."""
+def _inspect(path: Path, wanted: Sequence[Sequence[str]], reading: Reading) -> tuple[list[Field | None], Shard]:
+    """Return the fields of one shard (each None where none was wanted) and its entry in the index."""
+    status = path.stat() if path.exists() else None
     with open_file(path) as file:
         try:
-            x, rows = _field(path, file, features)
-            y, y_rows = (None, rows) if target is None else _field(path, file, target)
+            looked = {name: _field(path, file, name, reading) for names in wanted for name in names}
         except ShardError:
             raise
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError, OverflowError) as error:
             # Damage behind an intact first block shows only when the metadata is walked.
             raise ShardError(f"{path}: its metadata is damaged; write or copy the shard again ({error})") from error
-    if y_rows != rows:
-        raise ShardError(f"{path}: field {target!r} has {y_rows} rows, field {features!r} has {rows}; write the shard again")
-    if y is not None and y.dtype == "uint64":
-        raise ShardError(f"{path}: field {target!r} is uint64, which a target of int64 cannot hold; write it as int64")
-    status = path.stat()
-    return [x, y], Shard(str(path), rows, status.st_size, status.st_mtime_ns)
+    features, rows = next(((name, n) for name, (_, n, _) in looked.items()), ("", 0))
+    for name, (_, n, _) in looked.items():
+        if n != rows:
+            raise ShardError(f"{path}: field {name!r} has {n} rows, field {features!r} has {rows}; write the shard again")
+    found = [_together([looked[name][0] for name in names]) for names in wanted]
+    if found[1] is not None and found[1].dtype == "uint64":
+        raise ShardError(f"{path}: field {found[1].name!r} is uint64, which a target of int64 cannot hold; write it as int64")
+    if found[2] is not None and found[2].shape:
+        raise ShardError(f"{path}: field {found[2].name!r} has rows of shape {found[2].shape}; weights are one number a row")
+    # The status from before the look: a file that is written to meanwhile is then refused at the first read.
+    size, time = (status.st_size, status.st_mtime_ns) if status else (0, 0)
+    return found, Shard(str(path), rows, size, time, tuple((name, stored) for name, (_, _, stored) in looked.items()))
 
 
-def _field(path: Path, file: Any, name: str) -> tuple[Field, int]:
-    """Return the named field of an open file and its number of rows."""
+def _together(fields: list[Field]) -> Field | None:
+    return None if not fields else fields[0] if len(fields) == 1 else Field.joined(fields)
+
+
+def _field(path: Path, file: Any, name: str, reading: Reading) -> tuple[Field, int, Stored]:
+    """Return the named field of an open file, its number of rows, and how it is stored."""
     import h5py
 
-    item = file.get(name) if name.strip("/") else file
+    item = find_dataset(path, file, name) if name.strip("/") else file
     if not isinstance(item, h5py.Dataset):
         what = "is a group" if isinstance(item, h5py.Group) else "is absent"
         raise ShardError(f"{path}: field {name!r} {what}; {_suggest(file, name)}")
@@ -168,8 +230,10 @@ def _field(path: Path, file: Any, name: str) -> tuple[Field, int]:
         raise ShardError(f"{path}: field {name!r} has shape {item.shape}, expected rows on its first axis; write it as an array")
     if item.size == 0:
         raise ShardError(f"{path}: field {name!r} is empty, shape {item.shape}; leave the file out, or write it again with rows")
-    _refuse_unwritten(path, item, name)
-    return Field(name, tuple(map(int, item.shape[1:])), dtype), int(item.shape[0])
+    stored = look(path, item, reading.cf, reading.fill)
+    if not stored.is_plain and np.dtype(dtype).kind != "f":
+        dtype = "float64"  # scaled whole numbers, or ones that may be missing, are real
+    return Field(name, tuple(map(int, item.shape[1:])), dtype), int(item.shape[0]), stored
 
 
 def _suggest(file: Any, name: str) -> str:
@@ -182,22 +246,6 @@ def _suggest(file: Any, name: str) -> str:
     hint = f"did you mean {near[0]!r}? " if near else ""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return f"{hint}the file has the data sets {', '.join(map(repr, names[:20])) or '(none)'}{more}"
-
-
-def _refuse_unwritten(path: Path, item: Any, name: str) -> None:
-    """Refuse data sets that HDF5 would fill with zeros, or cannot decode at all."""
-    import h5py
-
-    if item.is_virtual or item.external:
-        raise ShardError(f"{path}: field {name!r} keeps its rows in other files, and reads as zeros where one is gone; name those files")
-    plist = item.id.get_create_plist()
-    if not item.id.get_storage_size():
-        raise ShardError(f"{path}: field {name!r} was created but never written, its rows read as zeros; write the shard again")
-    for position in range(plist.get_nfilters()):
-        code, _, _, label = plist.get_filter(position)
-        if not h5py.h5z.filter_avail(code):
-            label = label.decode(errors="replace") or "no name"
-            raise ShardError(f"{path}: field {name!r} needs HDF5 filter {code} ({label}), which is not installed; install it, or use gzip")
 
 
 def _agree(path: Path, first_path: Path, first: Field | None, found: Field | None) -> None:

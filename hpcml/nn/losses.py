@@ -2,6 +2,7 @@
 
 Letters: B rows, k outputs. A loss maps a prediction (B, k) and a target (B,) or (B, k) to the sum of the rows' losses, shape (),
 and the slope (B, k) of that sum, for which it overwrites the prediction. The mean is taken later, over all workers at once.
+A row's weight multiplies its loss and its slope.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ class Loss:
     """A loss by name: its value and slope, and how many rows it counts as hits."""
 
     name: str
-    evaluate: Callable[[Array, Array, Workspace], tuple[Array, Array]]
+    evaluate: Callable[[Array, Array, Workspace, Array | None], tuple[Array, Array]]
     hits: Callable[[Array, Array], Array] | None
     """(prediction, target) -> number of rows predicted right; None where that means nothing."""
     integer_target: bool
 
-    def __call__(self, prediction: Array, target: Array, work: Workspace | None = None) -> tuple[Array, Array]:
-        """Return (sum of the rows' losses, slope); the slope overwrites the prediction."""
-        return self.evaluate(prediction, target, work or Workspace())
+    def __call__(
+        self, prediction: Array, target: Array, work: Workspace | None = None, weights: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Return (sum of the rows' losses, slope), times the rows' weights (B,) if any; the slope overwrites the prediction."""
+        return self.evaluate(prediction, target, work or Workspace(), weights)
 
 
-def _cross_entropy(prediction: Array, target: Array, work: Workspace) -> tuple[Array, Array]:
+def _cross_entropy(prediction: Array, target: Array, work: Workspace, weights: Array | None) -> tuple[Array, Array]:
     xp = namespace(prediction)
     rows, classes = prediction.shape
     _require_classes(target, rows, classes)
@@ -41,7 +44,7 @@ def _cross_entropy(prediction: Array, target: Array, work: Workspace) -> tuple[A
     xp.max(prediction, axis=1, keepdims=True, out=column)
     prediction -= column
     _pick(flat, where, picked)
-    chosen = picked.sum()
+    chosen = picked.sum() if weights is None else picked @ weights
     xp.exp(prediction, out=prediction)
     xp.sum(prediction, axis=1, keepdims=True, out=column)
     prediction /= column
@@ -49,7 +52,10 @@ def _cross_entropy(prediction: Array, target: Array, work: Workspace) -> tuple[A
     _pick(flat, where, picked)
     picked -= 1
     flat[where] = picked
-    return column.sum() - chosen, prediction
+    if weights is None:
+        return column.sum() - chosen, prediction
+    prediction *= weights[:, None]
+    return column[:, 0] @ weights - chosen, prediction
 
 
 def _positions(target: Array, classes: int, out: Array) -> Array:
@@ -81,7 +87,7 @@ def _count_hits(prediction: Array, target: Array) -> Array:
     return (prediction.argmax(axis=1) == target).sum()
 
 
-def _half_square(prediction: Array, target: Array, work: Workspace) -> tuple[Array, Array]:
+def _half_square(prediction: Array, target: Array, work: Workspace, weights: Array | None) -> tuple[Array, Array]:
     xp = namespace(prediction)
     columns = target[:, None] if target.ndim == 1 else target
     if columns.shape != prediction.shape:
@@ -89,6 +95,9 @@ def _half_square(prediction: Array, target: Array, work: Workspace) -> tuple[Arr
     xp.subtract(prediction, columns, out=prediction)
     square = work.take("square", prediction.shape, prediction)
     xp.multiply(prediction, prediction, out=square)
+    if weights is not None:
+        square *= weights[:, None]
+        prediction *= weights[:, None]
     return square.sum() / 2, prediction
 
 

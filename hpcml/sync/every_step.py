@@ -54,6 +54,9 @@ class _Running:
         return self.reducer.finish()
 
     def update(self, step: int, sums: np.ndarray) -> None:
+        if not sums[Tail.WEIGHT]:  # no row counted: all weigh nothing, or all were left out
+            self.reducer.settle()
+            return
         blocks = scaled(self.reducer.parts(), sums[Tail.WEIGHT])
         if self.mean is None:
             apply(self.rule, self.data, blocks, self.slots, step, self.scratch)

@@ -79,7 +79,7 @@ class _Running:
         return self._sum_drifts() if (step + 1) % self.every == 0 else None
 
     def update(self, step: int, sums: np.ndarray) -> None:
-        for part, drift in scaled(self.reducer.parts(), sums[Tail.WEIGHT]):
+        for part, drift in scaled(self.reducer.parts(), sums[Tail.WEIGHT] or 1.0):  # without weight no model drifted
             self.anchor[part] += drift
         self.reducer.settle()
         for replica in self.replicas.values():

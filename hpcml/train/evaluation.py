@@ -35,21 +35,23 @@ class Reader:
         self.data, self.model = data, model
         self._x = aligned((BLOCK, *data.x.shape), model.arena.dtype)
         self._y = None if data.y is None else aligned((BLOCK, *data.y.shape), data.y.memory_dtype(model.arena.dtype))
+        self._weights = None if data.weights is None else aligned(BLOCK, model.arena.dtype)
 
-    def read(self, first: int, last: int) -> tuple[Array, Array | None]:
-        """Return features and targets of the rows first to last; valid until the next read.
+    def read(self, first: int, last: int) -> tuple[Array, Array | None, Array | None]:
+        """Return features, targets and weights of the rows first to last; valid until the next read.
 
         Raises:
             DataError: if a feature is not finite, naming file and row.
         """
-        x, y = self._x[: last - first], None if self._y is None else self._y[: last - first]
-        self.data.read(first, last, x, y)
+        x = self._x[: last - first]
+        y, weights = (None if array is None else array[: last - first] for array in (self._y, self._weights))
+        self.data.read(first, last, x, y, weights)
         if not np.isfinite(x).all():
             row = first + int(np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))[0])
             path, inside = self.data.locate(row)
             raise DataError(f"{path}: row {inside} of {self.data.x.name!r} holds a number that is not finite; mend or drop the row")
         place = self.model.arena.device.place
-        return place(x), None if y is None else place(y)
+        return place(x), None if y is None else place(y), None if weights is None else place(weights)
 
 
 def evaluate(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator, workers: int) -> dict[str, float]:
@@ -79,11 +81,11 @@ def evaluate(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator,
     return metrics(reducer.finish(), loss.hits is not None)
 
 
-def _judge(model: Model, loss: Loss, x: Array, y: Array, work: Workspace) -> np.ndarray:
+def _judge(model: Model, loss: Loss, x: Array, y: Array, weights: Array | None, work: Workspace) -> np.ndarray:
     prediction = model.forward(x)
     hits = 0 if loss.hits is None else loss.hits(prediction, y)
-    value, _ = loss(prediction, y, work)
+    value, _ = loss(prediction, y, work, weights)
     tail = np.zeros(len(Tail))
-    tail[Tail.WEIGHT] = tail[Tail.ROWS] = len(x)
+    tail[Tail.WEIGHT], tail[Tail.ROWS] = len(x) if weights is None else float(weights.sum()), len(x)
     tail[Tail.LOSS], tail[Tail.HITS] = float(value), float(hits)
     return tail

@@ -47,7 +47,7 @@ def predict_to_file(model: Model, loss: Loss, data: ShardedDataset, comm: Commun
             dealt = cut[first : first + comm.size]
             with comm.together():
                 if comm.rank < len(dealt):
-                    x, _ = reader.read(*dealt[comm.rank])
+                    x, *_ = reader.read(*dealt[comm.rank])
                     mine[: len(x)] = _shape(to_host(model.forward(x)), loss)
             _collect(comm, dealt, mine, came, writer, loss)
     comm.fail_together(None)

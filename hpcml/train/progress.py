@@ -29,8 +29,8 @@ class Progress(Hook):
             return
         self._stream = self._stream or sys.stdout
         self._write(_describe(trainer))
-        for note in trainer.notes:
-            self._write(f"note: {note}")
+        self._told = 0
+        self._tell(trainer)
         if is_terminal(self._stream):
             self._open_bar(trainer, epochs)
 
@@ -44,6 +44,7 @@ class Progress(Hook):
         """Write the epoch's line."""
         if not self._show:
             return
+        self._tell(trainer)
         shown = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
         self._write(f"epoch {trainer.epoch:>{len(str(self._epochs))}}/{self._epochs}  {shown}  {self._rate():,.0f} rows/s")
 
@@ -56,6 +57,12 @@ class Progress(Hook):
     def after_failure(self, trainer: Trainer) -> None:
         """Close the bar, so that the error stands on a line of its own and the terminal has its cursor back."""
         self.after_run(trainer)
+
+    def _tell(self, trainer: Trainer) -> None:
+        """Write what was noticed since the last time."""
+        for note in trainer.notes[self._told :]:
+            self._write(f"note: {note}")
+        self._told = len(trainer.notes)
 
     def _rate(self) -> float:
         """Return rows a second since the run started, evaluation counted in."""

@@ -38,8 +38,8 @@ class Recorder(Hook):
             self._mend(trainer, epochs)
         world = {"ranks": trainer.comm.size, "virtual_workers": trainer.workers, "hosts": sorted(set(trainer.hosts))}
         self._event("start", trainer, epochs=epochs, resumed_from=trainer.resumed_from, **world, **conditions(), versions=versions())
-        for note in trainer.notes:
-            self._event("note", trainer, text=note)
+        self._told = 0
+        self._tell(trainer)
 
     def after_step(self, trainer: Trainer) -> None:
         """Count rows; every log_every steps, note the position."""
@@ -56,7 +56,9 @@ class Recorder(Hook):
         """Note the epoch's metrics and rate."""
         now = time.perf_counter()
         seconds = now - self._epoch_started
-        self._event("epoch", trainer, **metrics, seconds=seconds, rows_per_second=self._epoch_rows / seconds)
+        self._tell(trainer)
+        ledger = {"ledger": trainer.audit.last}
+        self._event("epoch", trainer, **metrics, seconds=seconds, rows_per_second=self._epoch_rows / seconds, **ledger)
         self._epoch_started, self._epoch_rows = now, 0
 
     def after_run(self, trainer: Trainer) -> None:
@@ -97,6 +99,12 @@ class Recorder(Hook):
             self._event("epoch", trainer, **trainer.metrics)
         if trainer.epoch < epochs:  # a summary says that a run is complete, and this one is not any more
             (self.folder / "summary.json").unlink(missing_ok=True)
+
+    def _tell(self, trainer: Trainer) -> None:
+        """Note what was noticed since the last time."""
+        for note in trainer.notes[self._told :]:
+            self._event("note", trainer, text=note)
+        self._told = len(trainer.notes)
 
     def _event(self, event: str, trainer: Trainer, **fields: Any) -> None:
         if not self._active:

@@ -77,6 +77,7 @@ def save(trainer: Trainer, saving: Saving) -> str:
         "ranks": trainer.comm.size,
         "identity": trainer.identity,
         "meter": trainer.meter.state(),
+        "audit": trainer.audit.state(),
         "metrics": trainer.metrics,
         "conditions": conditions(),
         "row_shape": trainer.model.shape,
@@ -109,6 +110,7 @@ def go_on(trainer: Trainer, found: Checkpoint) -> None:
     trainer.count, trainer.epoch, trainer.position = found.step, found.manifest["epoch"], found.manifest["position"]
     trainer.metrics, trainer.weights_sha256 = found.manifest["metrics"], found.manifest["weights_sha256"]
     trainer.meter.restore(found.manifest["meter"])
+    trainer.audit.restore(found.manifest["audit"])
 
 
 def require_same_run(identity: dict[str, str], found: Checkpoint) -> None:

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Array, choose_device, span
+from hpcml.arrays import Array, choose_device, span, to_host
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.data import Batch, Loader, Sampler, ShardedDataset
 from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError
 from hpcml.nn import Loss, Model, Tail, Workspace
 from hpcml.optim import Rule
 from hpcml.sync import EveryStep, LocalSteps, Nodes
+from hpcml.train.audit import Audit
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
 from hpcml.train.evaluation import evaluate
 from hpcml.train.hooks import Hook
@@ -45,6 +46,7 @@ class Trainer:
         device: "cpu", "gpu", or "auto": a GPU where there is one.
         threads: BLAS threads a rank; left out, 1 where exact, else the rank's share of the node's cores.
         sampling: shuffle, block and window, as Sampler takes them.
+        loading: threads and quarantine, as Loader takes them.
         saving: where and how often checkpoints are written, and whether to resume; left out, nothing is written.
         hooks: called around the loop, in order; left out, progress is shown on rank 0.
 
@@ -70,6 +72,7 @@ class Trainer:
         device: str = "auto",
         threads: int | None = None,
         sampling: dict[str, Any] | None = None,
+        loading: dict[str, Any] | None = None,
         saving: Saving | None = None,
         hooks: Sequence[Hook] | None = None,
     ) -> None:
@@ -91,7 +94,9 @@ class Trainer:
             require_fit(model, loss, data)
             model.move(choose_device(device, self.nodes.inside.rank))
             self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
-            self.loader = Loader(data, self.sampler, self.hosted, dtype=model.arena.dtype, place=model.arena.device.place)
+            place = model.arena.device.place
+            self.loader = Loader(data, self.sampler, self.hosted, dtype=model.arena.dtype, place=place, **(loading or {}))
+        self.audit = Audit(data, self.loader, self.comm)
         self.identity = identify(self, sync, sampling or {})
         self.comm.agree_all({**self.identity, "test data": test and test.index.fingerprint()}, "the run's")
         if sync.sum.exact:
@@ -176,6 +181,7 @@ class Trainer:
     def _close_epoch(self) -> None:
         pending = self.sync.consensus()
         self._require_no_fault(pending)
+        self.notes += self.audit.close(f"epoch {self.epoch}")
         seen = metrics(self.meter.close_epoch(pending), self.loss.hits is not None)
         self.metrics = {f"train_{name}": value for name, value in seen.items()}
         if self.test is not None:
@@ -198,6 +204,7 @@ class Trainer:
                 raise batch.error
             if len(batch.rows):
                 slope = self._judge(batch)
+            self.audit.add(batch)
         except (DataError, NumericsError) as error:
             self._fault = self._fault or error
             self._tail[:] = 0
@@ -213,14 +220,21 @@ class Trainer:
         prediction = self.model.forward(batch.x)
         hits = 0.0 if self.loss.hits is None else float(self.loss.hits(prediction, batch.y))
         try:
-            value, slope = self.loss(prediction, batch.y, self.work)
+            value, slope = self.loss(prediction, batch.y, self.work, batch.weights)
         except DataError as error:
-            raise DataError(f"{self.where()}, worker {batch.worker}: {error}") from None
+            raise DataError(f"{self.where()}, worker {batch.worker}: {error}{self._name_bad_targets(batch)}") from None
         if not math.isfinite(value):
             raise NumericsError(self._name_bad_rows(batch, float(value)))
-        self._tail[Tail.WEIGHT] = self._tail[Tail.ROWS] = len(batch.rows)
+        self._tail[Tail.ROWS] = len(batch.rows)
+        self._tail[Tail.WEIGHT] = len(batch.rows) if batch.weights is None else float(batch.weights.sum())
         self._tail[Tail.LOSS], self._tail[Tail.HITS] = float(value), hits
         return slope
+
+    def _name_bad_targets(self, batch: Batch) -> str:
+        """Return where the first target lies that is no class of the model."""
+        classes = self.model.outputs[0]
+        bad = [k for k, y in enumerate(to_host(batch.y).tolist()) if not 0 <= y < classes] if batch.y.ndim == 1 else []
+        return " (first at {} row {})".format(*self.data.locate(int(batch.rows[bad[0]]))) if bad else ""
 
     def _name_bad_rows(self, batch: Batch, value: float) -> str:
         """Return a message that names step, worker and the rows whose own loss is not finite."""
@@ -280,4 +294,5 @@ def identify(trainer: Trainer, sync: EveryStep | LocalSteps, sampling: dict[str,
         "virtual workers": str(trainer.workers),
         "seed": str(trainer.sampler.seed),
         "sampling": repr(dict(sorted(sampling.items()))),
+        **({} if trainer.data.transforms is None else {"transforms": repr(trainer.data.transforms)}),
     }

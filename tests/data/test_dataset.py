@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcml.data import handles
+from hpcml.data import handles, roads
 from hpcml.data.dataset import ShardedDataset, open_shards
 from hpcml.data.index import Index
 from hpcml.errors import DataError, ShapeError, ShardError
@@ -55,7 +55,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_layout_gives_the_same_rows(make_shards, truth, monkeypatch, layout, dtype):
-    monkeypatch.setattr(handles, "STAGING_BYTES", 64)
+    monkeypatch.setattr(roads, "STAGING_BYTES", 64)
     with open_shards(make_shards(LENGTHS, **layout)) as data:
         x, y = rows_of(data, 1, 17, dtype)
         np.testing.assert_array_equal(x, truth(range(1, 17)))

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpcml.data import slabs
+from hpcml.data import rings
 from hpcml.data.dataset import ShardedDataset, open_shards
 from hpcml.data.loader import Loader
 from hpcml.data.sampler import SHUFFLES, Sampler
@@ -34,7 +34,7 @@ def copied(batches):
 
 
 def threads():
-    return [thread for thread in threading.enumerate() if thread.name == "hpcml-loader"]
+    return [thread for thread in threading.enumerate() if thread.name in ("hpcml-loader", "hpcml-reader")]
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +115,7 @@ def test_real_targets_take_the_dtype_of_the_features(make_shards):
 
 def test_long_runs_are_read_in_pieces_to_the_same_bits(data, sampler, monkeypatch):
     whole = copied(Loader(data, sampler, range(4)).batches(0))
-    monkeypatch.setattr(slabs, "PIECE_BYTES", 24)
+    monkeypatch.setattr(rings, "PIECE_BYTES", 24)
     assert copied(Loader(data, sampler, range(4)).batches(0)) == whole
 
 
@@ -124,9 +124,9 @@ def test_an_epoch_reads_each_row_once(data, sampler, monkeypatch):
 
     def read(start, stop, *out):
         reads.extend(range(start, stop))
-        ShardedDataset.read(data, start, stop, *out)
+        ShardedDataset.scatter(data, start, stop, *out)
 
-    monkeypatch.setattr(data, "read", read)
+    monkeypatch.setattr(data, "scatter", read)
     list(Loader(data, sampler, range(4)).batches(0))
     assert sorted(reads) == list(range(data.rows))
 
@@ -140,9 +140,9 @@ def test_batches_are_placed_on_the_thread_of_the_consumer(data, sampler):
 
 
 def test_the_memory_of_a_batch_comes_round_again(data, sampler):
-    loader = Loader(data, sampler, [0], ahead=1)
+    loader = Loader(data, Sampler(data.shard_rows, 4, 1, 7, block=2, window=2), [0], ahead=1)
     addresses = [parts[0].x.ctypes.data for parts in loader.batches(0)]
-    assert len(set(addresses)) == 2
+    assert len(set(addresses)) < len(addresses)
     assert loader.nbytes > 0
 
 
@@ -178,17 +178,17 @@ def test_many_bad_rows_are_counted_and_the_first_named(make_shards):
 
 @pytest.mark.parametrize("first", [0, 2])
 def test_a_failed_read_marks_the_batches_that_hold_its_rows_from_whichever_step(data, sampler, monkeypatch, first):
-    monkeypatch.setattr(slabs, "PIECE_BYTES", 24)
+    monkeypatch.setattr(rings, "PIECE_BYTES", 24)
     broken = {30, 31, 50}
 
     def read(start, stop, *out):
         if broken & set(range(start, stop)):
             raise ShardError(f"rows {start}:{stop} are broken")
-        ShardedDataset.read(data, start, stop, *out)
+        ShardedDataset.scatter(data, start, stop, *out)
 
     whole = {}
     for begin in (0, first):
-        monkeypatch.setattr(data, "read", read)
+        monkeypatch.setattr(data, "scatter", read)
         batches = Loader(data, sampler, range(4)).batches(0, begin)
         found = {(step, batch.worker): str(batch.error) for step, parts in enumerate(batches, begin) for batch in parts}
         whole = whole or found
@@ -237,8 +237,8 @@ def test_leaving_early_ends_the_thread_and_the_loader_goes_on(data, sampler, lea
 
 
 def test_leaving_does_not_wait_for_the_whole_window(data, sampler, monkeypatch):
-    monkeypatch.setattr(slabs, "PIECE_BYTES", 1)
-    monkeypatch.setattr(data, "read", lambda start, stop, *out: (time.sleep(0.01), ShardedDataset.read(data, start, stop, *out)))
+    monkeypatch.setattr(rings, "PIECE_BYTES", 1)
+    monkeypatch.setattr(data, "scatter", lambda start, stop, *out: (time.sleep(0.01), ShardedDataset.scatter(data, start, stop, *out)))
     batches = Loader(data, sampler, [0]).batches(0)
     next(batches)
     begin = time.perf_counter()
@@ -250,7 +250,7 @@ def test_what_goes_wrong_on_the_thread_reaches_the_consumer(data, sampler, monke
     def read(*_):
         raise MemoryError("no room")
 
-    monkeypatch.setattr(data, "read", read)
+    monkeypatch.setattr(data, "scatter", read)
     with pytest.raises(MemoryError, match="no room"):
         next(Loader(data, sampler, [0]).batches(0))
 
@@ -272,7 +272,7 @@ def test_two_loaders_may_share_a_data_set(data, sampler):
 
 def test_waiting_is_counted(data, sampler, monkeypatch):
     loader = Loader(data, sampler, [0])
-    monkeypatch.setattr(data, "read", lambda start, stop, *out: (time.sleep(0.02), ShardedDataset.read(data, start, stop, *out)))
+    monkeypatch.setattr(data, "scatter", lambda start, stop, *out: (time.sleep(0.02), ShardedDataset.scatter(data, start, stop, *out)))
     assert loader.waited == 0
     next(loader.batches(0))
     assert loader.waited >= 0.02
@@ -292,7 +292,7 @@ next(batches)
 
 def test_after_the_first_epoch_nothing_big_is_allocated(make_shards):
     with open_shards(make_shards([1500, 500], width=2048, dtype=">f8")) as data:
-        loader = Loader(data, Sampler(data.shard_rows, 128, 2, 7, block=16, window=16), [0, 1])
+        loader = Loader(data, Sampler(data.shard_rows, 128, 2, 7, block=16, window=16), [0, 1], threads=1)
         list(loader.batches(0))
         tracemalloc.start()
         for _ in loader.batches(1):

@@ -1,0 +1,162 @@
+"""The road of raw chunks: found by address, read without HDF5, decoded outside its lock, each once an epoch."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcml.data.codecs import Undo
+from hpcml.data.roads import Contiguous, Landing, Scratch, deliver, within
+
+KEPT_BYTES = 32 << 20
+"""Decoded bands kept for rows that are wanted later: blocks cut by the end of a window or of a worker's share."""
+
+
+class Bands:
+    """Decoded bands of which some rows are still to come, for all files of a process, the oldest dropped first."""
+
+    def __init__(self, limit: int = KEPT_BYTES) -> None:
+        self.limit, self.nbytes = limit, 0
+        self._kept: OrderedDict[tuple[str, str, int], tuple[np.ndarray, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, key: tuple[str, str, int]) -> tuple[np.ndarray | None, int]:
+        """Return and forget a band and how many of its rows are still to come; None where it is not kept."""
+        with self._lock:
+            held, left = self._kept.pop(key, (None, 0))
+            self.nbytes -= 0 if held is None else held.nbytes
+            return held, left
+
+    def keep(self, key: tuple[str, str, int], band: np.ndarray, left: int) -> None:
+        """Remember a band for as long as there is room."""
+        with self._lock:
+            self._kept[key] = band, left
+            self.nbytes += band.nbytes
+            while self.nbytes > self.limit:
+                self.nbytes -= self._kept.popitem(last=False)[1][0].nbytes
+
+
+class Chunked:
+    """Rows in chunks, each found by its address and decoded by the calling thread.
+
+    Chunks with the same rows are a band. A band of which only some rows were wanted is kept until the others are:
+    then each chunk is decoded once an epoch, though blocks and chunks do not begin together.
+
+    Args:
+        plain: the road of bands that need no decoding.
+        rows: rows of the field in this file.
+        table: the addresses of the chunks.
+        bands: where bands wait.
+        name: of the field.
+    """
+
+    def __init__(self, plain: Contiguous, rows: int, table: ChunkTable, bands: Bands, name: str) -> None:
+        self.plain, self.rows, self.table, self.bands, self.name = plain, rows, table, bands, name
+        self.chunk = plain.stored.chunk
+        nbytes = int(np.prod(self.chunk, dtype=np.int64)) * plain.dtype.itemsize
+        self.undo = Undo(plain.stored.filters, plain.dtype.itemsize, nbytes)
+        self.whole_rows = self.chunk[1:] == plain.shape
+
+    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read rows start to start + count - 1 to their places in the landing.
+
+        Raises:
+            OSError: for a read that fails.
+            ValueError: for a chunk that does not decode; the message says its address.
+        """
+        stop, size = start + count, self.chunk[0]
+        for band in range(start // size, -(-stop // size)):
+            first, last = max(start, band * size), min(stop, (band + 1) * size)
+            part = within(place, first - start, last - start)
+            if self.whole_rows and not self.undo.filters:
+                offset = int(self.table.offsets[band]) + (first - band * size) * self.plain.row_bytes
+                self.plain.read_at(offset, last - first, landing, part, scratch)
+            else:
+                self._read_band(band, first - band * size, last - band * size, landing, part, scratch)
+
+    def _read_band(self, band: int, first: int, last: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Decode a band, or take the one that was kept, and lay some of its rows out."""
+        size = self.chunk[0]
+        there = min(size, self.rows - band * size)
+        out = self._straight(landing, place) if (first, last) == (0, size) else None
+        if out is not None:
+            self._decode(band, out, scratch)
+            return
+        key = self.plain.file.path, self.name, band
+        held, left = self.bands.take(key)
+        if held is None:
+            held, left = self._decoded(band, size, last - first < there, scratch), there
+        deliver(held[first:last], landing.array, place, self.plain.stored)
+        if left > last - first:
+            self.bands.keep(key, held, left - (last - first))
+
+    def _straight(self, landing: Landing, place: slice | np.ndarray) -> np.ndarray | None:
+        """Return the caller's own memory as bytes where a chunk can be decoded right into it."""
+        same = landing.array.dtype == self.plain.dtype and self.plain.stored.is_plain and landing.array.flags.c_contiguous
+        if not (same and self.whole_rows and isinstance(place, slice)):
+            return None
+        return landing.array[place].reshape(-1).view(np.uint8)
+
+    def _decoded(self, band: int, size: int, own: bool, scratch: Scratch) -> np.ndarray:
+        """Return the rows of a band: (chunk rows, *row), in own memory where they may be kept."""
+        nbytes = size * self.plain.row_bytes
+        memory = np.empty(nbytes, np.uint8) if own else scratch("band", nbytes)
+        rows = memory.view(self.plain.dtype).reshape(size, *self.plain.shape)
+        if self.whole_rows:
+            self._decode(band, memory, scratch)
+            return rows
+        piece = scratch("piece", self.undo.nbytes)
+        for grid, chunk in self.table.of_band(band):
+            self._decode(chunk, piece, scratch)
+            at = tuple(slice(g * c, min((g + 1) * c, n)) for g, c, n in zip(grid, self.chunk[1:], self.plain.shape, strict=True))
+            inside = tuple(slice(0, s.stop - s.start) for s in at)
+            rows[(slice(None), *at)] = piece.view(self.plain.dtype).reshape(self.chunk)[(slice(None), *inside)]
+        return rows
+
+    def _decode(self, chunk: int, out: np.ndarray, scratch: Scratch) -> None:
+        """Overwrite (nbytes,) uint8 with a chunk."""
+        offset, size, mask = (int(x[chunk]) for x in (self.table.offsets, self.table.sizes, self.table.masks))
+        self.plain.count(size)
+        try:
+            raw = scratch("raw", size) if self.undo.filters else out
+            self.plain.file.read([raw], offset, size)
+            self.undo(raw, out, mask, scratch)
+        except ValueError as error:
+            raise ValueError(f"the chunk of {size} bytes at address {offset}: {error}") from error
+
+
+class ChunkTable:
+    """Where the chunks of a data set lie: address, bytes and skipped filters of each, in row-major order of the grid.
+
+    Args:
+        dataset: the open h5py data set.
+
+    Raises:
+        ValueError: if a chunk is not there, or lies outside the file.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        chunk = dataset.chunks
+        self.grid = tuple(-(-n // c) for n, c in zip(dataset.shape, chunk, strict=True))
+        total = int(np.prod(self.grid, dtype=np.int64))
+        self.offsets, self.sizes = np.full(total, -1, np.int64), np.zeros(total, np.int64)
+        self.masks = np.zeros(total, np.uint32)
+
+        def note(info: Any) -> None:
+            at = int(np.ravel_multi_index([o // c for o, c in zip(info.chunk_offset, chunk, strict=True)], self.grid))
+            self.offsets[at], self.sizes[at], self.masks[at] = info.byte_offset, info.size, info.filter_mask
+
+        dataset.id.chunk_iter(note)
+        end = Path(dataset.file.filename).stat().st_size
+        if total and (self.offsets.min() < 0 or int((self.offsets + self.sizes).max()) > end):
+            raise ValueError("a chunk is missing, or lies outside the file")
+
+    def of_band(self, band: int) -> list[tuple[tuple[int, ...], int]]:
+        """Return (place in the grid of a row, number) of each chunk of a band."""
+        inside = self.grid[1:]
+        size = int(np.prod(inside, dtype=np.int64))
+        return [(tuple(map(int, np.unravel_index(i, inside))), band * size + i) for i in range(size)]

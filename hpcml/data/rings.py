@@ -1,0 +1,251 @@
+"""Rows on their way from the files to the steps: each is read straight into its place in the batch that will use it.
+
+A worker has a ring of batches, long enough for two windows: while the steps use one window, the next is read into the places
+of batches already used. Nothing is gathered or copied in between.
+Cost: about 2 * window * block rows of memory for each worker that a rank hosts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hpcml.arrays.memory import ALIGNMENT, aligned
+from hpcml.data.dataset import Lanes, ShardedDataset
+from hpcml.data.ledger import mix
+from hpcml.data.roads import SCATTER_BYTES
+from hpcml.data.rows import Filled, Rows, all_finite
+from hpcml.data.sampler import Sampler, Window
+from hpcml.errors import DataError, ShardError
+
+PIECE_BYTES = 1 << 20
+"""A run longer than this is read in pieces: then threads share it, and stopping waits for one piece at most."""
+
+REMEMBERED_ROWS = 1 << 26
+"""Up to so many rows a loader remembers, in a byte each, which it found to be finite: a look costs about as much as the read,
+and a file that changes is refused, so that later epochs need not look again."""
+
+NAMED_ROWS = 3
+"""How many bad rows an error names; it counts the others."""
+
+
+class Stopped(Exception):
+    """The consumer wants no more batches: the reading thread unwinds, and nobody is told."""
+
+
+Each = Callable[[Callable[[Any], None], list[Any]], None]
+"""Calls a function with each of some items, perhaps on several threads."""
+
+
+class Ring:
+    """The batches of one virtual worker, in the order of its steps.
+
+    Args:
+        dataset: where rows come from.
+        sampler: which rows come when.
+        worker: the virtual worker.
+        real: dtype of floating fields.
+        ahead: steps that are ready beyond two windows.
+        finite: (rows,) bool, the rows known to be finite, which all rings of a loader share; None to look each time.
+        quarantine: leave rows that cannot be read out of their batches, instead of marking these with the error.
+    """
+
+    def __init__(
+        self,
+        dataset: ShardedDataset,
+        sampler: Sampler,
+        worker: int,
+        real: np.dtype[Any],
+        ahead: int,
+        finite: np.ndarray | None = None,
+        quarantine: bool = False,
+    ) -> None:
+        self._finite = finite
+        self.worker, self._dataset, self._sampler, self._quarantine = worker, dataset, sampler, quarantine
+        self._count, total = sampler.count(0, worker), sampler.total(worker)
+        # Every batch begins on a cache line: the bits of a product may depend on it.
+        grain = ALIGNMENT // math.gcd(ALIGNMENT, math.prod(dataset.index.x.shape) * real.itemsize)
+        self._most = -(-max(self._count, sampler.count(sampler.steps - 1, worker)) // grain) * grain
+        self._slots = min(sampler.steps, 2 * -(-min(sampler.window_rows, total) // self._count) + 1 + ahead)
+        self._memory = Rows.empty(dataset, self._slots * self._most, real)
+        self._lanes = Lanes([(dataset.index.x, self._memory.x), (dataset.index.y, self._memory.y), (dataset.weights, self._memory.weights)])
+        self._piece = max(1, PIECE_BYTES // max(1, self._memory.x[:1].nbytes))
+        self._flat = list(self._memory.x.reshape(len(self._memory.x), -1))
+        self._is_real = np.dtype(dataset.index.x.dtype).kind == "f"
+        self._ids = np.zeros(self._slots, np.uint64)
+        self._lost = np.zeros(self._slots * self._most, bool)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory."""
+        return self._memory.nbytes
+
+    def begin(self, epoch: int, step: int, dead: frozenset[int] = frozenset()) -> None:
+        """Forget what the ring held; the steps from this one on come next, without the rows of dead shards."""
+        self._epoch, self._dead = epoch, dead
+        self._next = self._sampler.positions(step, self.worker)[0] // self._sampler.window_rows
+        self._failures: dict[int, ShardError] = {}
+        self._suspects: set[int] = set()
+        self.broken: dict[int, str] = {}
+
+    def needs(self, step: int) -> bool:
+        """Return whether a window must be read before this step is complete."""
+        start, stop = self._sampler.positions(step, self.worker)
+        return stop > start and stop > self._next * self._sampler.window_rows
+
+    def last_step(self) -> int:
+        """Return the last step that the next window has rows of: it may be read when step last_step - slots is used up."""
+        stop = min((self._next + 1) * self._sampler.window_rows, self._sampler.total(self.worker))
+        return min((stop - 1) // self._count, self._sampler.steps - 1)
+
+    def has_room(self, used: int) -> bool:
+        """Return whether the next window can be read when all steps before `used` are used up."""
+        return self.last_step() - used < self._slots
+
+    def read_window(self, each: Each, check: Callable[[], None]) -> None:
+        """Read the next window, each row to its place.
+
+        Args:
+            each: shares the pieces out.
+            check: called before each piece; raises Stopped when nobody wants it any more.
+        """
+        k, self._next = self._next, self._next + 1
+        window = self._sampler.window(self._epoch, self.worker, k)
+        steps, flat = self._places(k * self._sampler.window_rows, len(window.rows))
+        self._memory.rows[flat] = window.rows
+        self._add_ids(window.rows, steps, k * self._sampler.window_rows)
+        if self._quarantine:
+            self._lost[flat] = False
+        place = np.empty_like(flat)
+        place[window.order] = flat
+        failures: list[tuple[int, int, ShardError]] = []
+        suspects: list[tuple[int, int]] = []
+
+        def read(piece: tuple[int, int, int]) -> None:
+            start, stop, at = piece
+            check()
+            if self._dead and self._dataset.shard_of(start) in self._dead:
+                self._lost[place[at : at + stop - start]] = True
+                return
+            try:
+                self._dataset.scatter(start, stop, self._lanes, compact(place[at : at + stop - start]))
+            except ShardError as error:
+                failures.append((at, at + stop - start, error))
+                return
+            if self._is_real and (self._finite is None or not self._finite[start:stop].all()):
+                self._look(start, stop, at, place, suspects)
+
+        each(read, self._pieces(window))
+        in_file, window_rows = np.empty_like(steps), np.sort(window.rows)
+        in_file[window.order] = steps
+        for first, last in suspects:
+            self._suspects.update(in_file[first:last].tolist())
+        for first, last, error in sorted(failures, key=lambda failure: failure[0]):
+            if self._quarantine:
+                self._lost[place[first:last]] = True
+                self.broken.setdefault(self._dataset.shard_of(int(window_rows[first])), str(error))
+                continue
+            for step in np.unique(in_file[first:last]).tolist():
+                self._failures.setdefault(step, error)
+
+    def take(self, step: int) -> Filled:
+        """Return the rows of a step whose windows were all read."""
+        count, slot = self._sampler.count(step, self.worker), step % self._slots
+        first = slot * self._most
+        rows = self._memory.part(first, first + count)
+        ids, left_out = int(self._ids[slot]) if count else 0, (0, 0)
+        lost = self._lost[first : first + count]
+        if self._quarantine and lost.any():
+            gone = mix(rows.rows[lost])
+            left_out = int(gone.sum()), len(gone)
+            ids = (ids - left_out[0]) % (1 << 64)
+            rows = rows.keep(~lost)
+        where = f"epoch {self._epoch}, step {step}, worker {self.worker}"
+        failure = self._failures.pop(step, None)
+        if failure is not None:
+            error: DataError = ShardError(f"{where}: {failure}")
+            error.__cause__ = failure
+            return Filled(rows, ids, error)
+        wrong = self._wrong_values(where, rows, step in self._suspects)
+        return Filled(rows if wrong else self._transformed(rows), ids, wrong, left_out)
+
+    def _transformed(self, rows: Rows) -> Rows:
+        """Return the rows as the transforms make them, in memory of their own."""
+        transforms = self._dataset.transforms
+        if transforms is None:
+            return rows
+        made, y = transforms.apply(rows.x, rows.y, rows.rows, self._epoch)
+        x = aligned(made.shape, made.dtype)
+        x[...] = made
+        return Rows(x, y, rows.weights, rows.rows)
+
+    def _places(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return step and place in memory of `count` positions of the worker's sequence from `start` on."""
+        position = np.arange(start, start + count)
+        # The last step, though smaller, can give one worker a row more than a full step does: hence the minimum.
+        step = np.minimum(position // self._count, self._sampler.steps - 1)
+        return step, step % self._slots * self._most + position - step * self._count
+
+    def _add_ids(self, rows: np.ndarray, steps: np.ndarray, start: int) -> None:
+        """Add the rows' ids to their steps' sums; a step that begins in this window begins at zero."""
+        begins = np.flatnonzero(np.diff(steps, prepend=-1))
+        first = steps[begins]
+        slots = first % self._slots
+        self._ids[slots[first * self._count >= start]] = 0
+        self._ids[slots] += np.add.reduceat(mix(rows), begins)
+
+    def _pieces(self, window: Window) -> list[tuple[int, int, int]]:
+        """Return (start row, stop row, position in file order) of the pieces of a window.
+
+        Pieces are cut from the start of a run, whoever reads: a failure then covers the same rows in every run.
+        """
+        pieces, at = [], 0
+        for run_start, run_stop in window.runs:
+            for start, stop in self._dataset.pieces(run_start, run_stop, self._piece):
+                pieces.append((start, stop, at))
+                at += stop - start
+        return pieces
+
+    def _look(self, start: int, stop: int, at: int, place: np.ndarray, suspects: list[tuple[int, int]]) -> None:
+        """Note rows just read as finite, or their places as suspect, by the sum of their squares."""
+        rows = place[at : at + stop - start]
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self._flat[0].nbytes < SCATTER_BYTES:
+                flat = self._memory.x[rows].reshape(-1)
+                total = flat @ flat
+            else:
+                total = sum([np.dot(row, row) for row in map(self._flat.__getitem__, rows.tolist())])
+        if not np.isfinite(total):
+            suspects.append((at, at + stop - start))
+        elif self._finite is not None:
+            self._finite[start:stop] = True
+
+    def _wrong_values(self, where: str, out: Rows, look_at_x: bool) -> DataError | None:
+        """Return an error that names the first rows with NaN or infinity, or with a negative weight, or None."""
+        data = self._dataset
+        for field, values in ((data.index.x if look_at_x else None, out.x), (data.index.y, out.y), (data.weights, out.weights)):
+            if field is None or values is None or np.dtype(field.dtype).kind != "f" or all_finite(values):
+                continue
+            bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+            named = [data.locate(row) for row in np.sort(out.rows[bad])[:NAMED_ROWS].tolist()]
+            places = ", ".join(f"{path} row {row}" for path, row in named)
+            more = f" and {len(bad) - len(named)} more" if len(bad) > len(named) else ""
+            return DataError(
+                f"{where}: field {field.name!r} has NaN or infinity in {len(bad)} of {len(values)} rows: {places}{more};"
+                f" correct them or leave them out (numbers are held as {values.dtype})"
+            )
+        if out.weights is not None and out.weights.size and out.weights.min() < 0 and data.weights is not None:
+            path, row = data.locate(int(out.rows[out.weights.argmin()]))
+            return DataError(f"{where}: field {data.weights.name!r} is {out.weights.min()} at {path} row {row}; weights are 0 or more")
+        return None
+
+
+def compact(place: np.ndarray) -> slice | np.ndarray:
+    """Return places that follow one another as a slice, others as they are."""
+    first, last = int(place[0]), int(place[-1])
+    if last - first == len(place) - 1 and (len(place) < 3 or bool((np.diff(place) == 1).all())):
+        return slice(first, last + 1)
+    return place

@@ -1,0 +1,223 @@
+"""Three ways to bring rows of a field into memory; `storage` says which one a file allows.
+
+Every road reads `count` consecutive rows and lays each where the caller wants it: row start + i becomes `landing[place[i]]`.
+Positioned reads go straight there where the dtype is the file's; otherwise the rows pass through a block of this thread.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from hpcml.data.index import Field
+from hpcml.data.storage import CONTIGUOUS, Stored
+
+BUFFERS_AT_ONCE = min(1024, os.sysconf("SC_IOV_MAX")) if hasattr(os, "sysconf") else 16
+"""Pieces of memory that one preadv fills."""
+
+SCATTER_BYTES = 1024
+"""Rows at least this long are read straight to their places; below, a block and numpy's assignment cost less."""
+
+STAGING_BYTES = 1 << 20
+"""Rows that need another dtype pass through a block of about this size, which stays in the cache of one core."""
+
+
+COLUMN_ROW_BYTES, COLUMN_BYTES = 16, 1 << 17
+"""A field of such short rows (a target, a weight) that is no longer than this in its file is read whole, once, and kept
+while the file is open: its rows of one block would be a read of a few hundred bytes each."""
+
+
+class Landing:
+    """An array whose rows are filled out of order, with a view of each row made once.
+
+    Args:
+        array: (n, *row), C-contiguous.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self._rows: list[np.ndarray] | None = None
+
+    def buffers(self, place: slice | np.ndarray) -> list[np.ndarray]:
+        """Return memory views, in order, that together are the rows at `place`."""
+        if isinstance(place, slice):
+            return [self.array[place]]
+        if self._rows is None:
+            self._rows = list(self.array)
+        rows = self._rows
+        return [rows[i] for i in place.tolist()]
+
+
+class Scratch:
+    """Memory by name that grows to the largest size asked for and stays; one thread uses it at a time."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, np.ndarray] = {}
+
+    def __call__(self, name: str, nbytes: int) -> np.ndarray:
+        """Return (nbytes,) uint8; its contents are whatever was there."""
+        held = self._held.get(name)
+        if held is None or len(held) < nbytes:
+            held = self._held[name] = np.empty(nbytes, np.uint8)
+        return held[:nbytes]
+
+
+class OpenFile:
+    """A file open for positioned reads; it is closed when the last thread that reads from it lets it go."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.fd = -1
+        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def read(self, buffers: Sequence[Any], offset: int, nbytes: int) -> None:
+        """Overwrite the buffers, `nbytes` in all, one after the other with the bytes from an offset on.
+
+        Raises:
+            ValueError: if the file ends before.
+        """
+        if len(buffers) <= BUFFERS_AT_ONCE:
+            if os.preadv(self.fd, buffers, offset) != nbytes:
+                self._read_slowly(buffers, offset)
+            return
+        total = 0
+        for first in range(0, len(buffers), BUFFERS_AT_ONCE):
+            part = buffers[first : first + BUFFERS_AT_ONCE]
+            want = sum(buffer.nbytes for buffer in part)
+            if os.preadv(self.fd, part, offset + total) != want:
+                self._read_slowly(part, offset + total)
+            total += want
+
+    def _read_slowly(self, buffers: Sequence[Any], offset: int) -> None:
+        """Fill the buffers in as many reads as the system wants: it may return fewer bytes than asked for."""
+        for buffer in buffers:
+            left: Any = buffer.reshape(-1).view(np.uint8)
+            while left.size:
+                got = os.preadv(self.fd, [left], offset)
+                if not got:
+                    raise ValueError(f"the file ends at byte {offset}, before its rows do")
+                left, offset = left[got:], offset + got
+
+
+Count = Callable[[int], None]
+
+
+class Contiguous:
+    """Rows one after the other in the file.
+
+    Args:
+        file: the open file.
+        field: name, row shape, dtype.
+        stored: where the rows begin, and how numbers become values.
+        count: called with the bytes of each read.
+    """
+
+    def __init__(self, file: OpenFile, field: Field, stored: Stored, count: Count) -> None:
+        self.file, self.shape, self.stored, self.count = file, field.shape, stored, count
+        self.dtype = np.dtype(stored.dtype)
+        self.row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        self._column: np.ndarray | None = None
+        self._is_column = stored.road == CONTIGUOUS and self.row_bytes <= COLUMN_ROW_BYTES and stored.nbytes <= COLUMN_BYTES
+
+    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read rows start to start + count - 1 to their places in the landing.
+
+        Raises:
+            OSError: for a read that fails.
+            ValueError: for a file that ends too early.
+        """
+        if self._is_column:
+            if self._column is None:
+                self.count(self.stored.nbytes)
+                column = np.empty(self.stored.nbytes, np.uint8)
+                self.file.read([column], self.stored.offset, column.nbytes)
+                self._column = column.view(self.dtype).reshape(-1, *self.shape)
+            deliver(self._column[start : start + count], landing.array, place, self.stored)
+            return
+        self.read_at(self.stored.offset + start * self.row_bytes, count, landing, place, scratch)
+
+    def read_at(self, offset: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read `count` rows from a byte of the file on."""
+        self.count(count * self.row_bytes)
+        plain = landing.array.dtype == self.dtype and self.stored.is_plain and landing.array.flags.c_contiguous
+        if plain and (isinstance(place, slice) or self.row_bytes >= SCATTER_BYTES):
+            self.file.read(landing.buffers(place), offset, count * self.row_bytes)
+            return
+        step = max(1, STAGING_BYTES // self.row_bytes)
+        for first in range(0, count, step):
+            n = min(step, count - first)
+            block = scratch("block", n * self.row_bytes)
+            self.file.read([block], offset + first * self.row_bytes, block.nbytes)
+            deliver(block.view(self.dtype).reshape(n, *self.shape), landing.array, within(place, first, first + n), self.stored)
+
+
+class Library:
+    """Rows through h5py's own pipeline, one thread of the process at a time.
+
+    Args:
+        dataset: the open h5py data set.
+        file: its h5py file, which closes all its data sets when nobody holds it.
+        stored: how numbers become values.
+        turn: taken around every call.
+    """
+
+    def __init__(self, dataset: Any, file: Any, stored: Stored, count: Count, turn: threading.Lock) -> None:
+        self.file, self.dataset, self.stored, self.count, self.turn = file, dataset, stored, count, turn
+        self.dtype = dataset.dtype.newbyteorder("=")
+        self.row_bytes = int(np.prod(dataset.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read rows start to start + count - 1 to their places in the landing.
+
+        Raises:
+            OSError: for what HDF5 cannot read or decode.
+        """
+        self.count(count * self.row_bytes)
+        step = max(1, STAGING_BYTES // self.row_bytes)
+        for first in range(0, count, step):
+            n = min(step, count - first)
+            block = scratch("block", n * self.row_bytes).view(self.dtype).reshape(n, *self.dataset.shape[1:])
+            with self.turn:
+                _read_rows(self.dataset, start + first, block)
+            deliver(block, landing.array, within(place, first, first + n), self.stored)
+
+
+def within(place: slice | np.ndarray, first: int, last: int) -> slice | np.ndarray:
+    """Return the places of some of the rows."""
+    return slice(place.start + first, place.start + last) if isinstance(place, slice) else place[first:last]
+
+
+def deliver(block: np.ndarray, out: np.ndarray, place: slice | np.ndarray, stored: Stored) -> None:
+    """Lay rows (n, *row) at their places in `out` (m, *row), or flat in (m, columns), as values of its dtype."""
+    if block.dtype == np.bool_:
+        block = block.view(np.uint8) != 0  # any byte but 0 is true, as in HDF5
+    if not stored.is_plain:
+        block = _values(block, stored)
+    # A float64 too large for float32 becomes infinite here and is reported by the loader with its row.
+    with np.errstate(over="ignore", invalid="ignore"):
+        out[place] = block.reshape(len(block), *out.shape[1:])
+
+
+def _values(block: np.ndarray, stored: Stored) -> np.ndarray:
+    """Return scaled values, float64, fill values replaced."""
+    values = block * np.float64(stored.scale) + stored.shift
+    if stored.fill is not None:
+        values[block == np.asarray(stored.fill).astype(block.dtype)] = np.nan if stored.instead is None else stored.instead
+    return values
+
+
+def _read_rows(source: Any, start: int, out: np.ndarray) -> None:
+    """Overwrite `out` with consecutive rows: read_direct without its parsing of selections, which costs more than a block."""
+    from h5py import h5s
+
+    space = source.id.get_space()
+    space.select_hyperslab((start, *(0,) * (out.ndim - 1)), out.shape)
+    source.id.read(h5s.create_simple(out.shape), space, out)

@@ -1,0 +1,265 @@
+"""How a field lies in one file, and by which road its rows are read: found out once, by one rank, and sent to all.
+
+Roads, the fastest first:
+- "contiguous": positioned reads (preadv) straight into the caller's memory, without HDF5;
+- "chunked": raw chunks by positioned reads, decoded outside HDF5's lock by `codecs`;
+- "library": h5py's own pipeline, one thread at a time, for everything else that HDF5 can read.
+A road that leaves HDF5 out is taken only where its first row (or chunk) has the bytes that h5py gives.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcml.data import codecs
+from hpcml.errors import ShardError
+
+CONTIGUOUS, CHUNKED, LIBRARY = ROADS = ("contiguous", "chunked", "library")
+"""The three roads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Another file that holds rows of a data set, with the size and time by which a later change is noticed."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How one field lies in one file.
+
+    Args:
+        road: one of ROADS.
+        why: the reason in words, as `hpcml data inspect` shows it.
+        dtype: numpy's name with byte order ("<f4"), or "|b1" for HDF5's booleans.
+        offset: contiguous: bytes before the first row.
+        chunk: shape of a chunk; empty where there are none.
+        filters: the chunks' filters, in the order of writing.
+        nbytes: bytes that the field takes in the file.
+        sources: the other files of a virtual or external data set.
+        scale: number of the file times this ...
+        shift: ... plus this is the value (the CF convention), where asked for.
+        fill: the number in the file that stands for "no value", or None.
+        instead: what such a number becomes; None is NaN, which is refused with its row.
+    """
+
+    road: str
+    why: str
+    dtype: str
+    offset: int = 0
+    chunk: tuple[int, ...] = ()
+    filters: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    nbytes: int = 0
+    sources: tuple[Source, ...] = ()
+    scale: float = 1.0
+    shift: float = 0.0
+    fill: float | None = None
+    instead: float | None = None
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are decoded together; 1 where rows can be read one by one."""
+        return self.chunk[0] if self.chunk and (self.road != CONTIGUOUS) else 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether numbers are used as they are in the file."""
+        return self.scale == 1 and self.shift == 0 and self.fill is None
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> Stored:
+        """Return what `dataclasses.asdict` took apart and JSON carried."""
+        filters = tuple((int(code), tuple(values)) for code, values in plain["filters"])
+        sources = tuple(Source(**source) for source in plain["sources"])
+        return cls(**{**plain, "chunk": tuple(plain["chunk"]), "filters": filters, "sources": sources})
+
+
+def look(path: Path, dataset: Any, cf: bool = False, instead: float | None = None) -> Stored:
+    """Return how an open h5py data set is stored and is to be read.
+
+    Args:
+        path: the file, for messages.
+        dataset: an h5py.Dataset of numbers with at least one row.
+        cf: read the attributes scale_factor, add_offset and _FillValue (or missing_value); parts never written are fill values.
+        instead: what fill values become.
+
+    Raises:
+        ShardError: for data that HDF5 would make up (never written, in a file that is gone), or cannot decode.
+    """
+    plist = dataset.id.get_create_plist()
+    filters = tuple((int(code), tuple(map(int, values))) for code, _, values, _ in map(plist.get_filter, range(plist.get_nfilters())))
+    sources = _external(path, dataset) if dataset.external else _virtual(path, dataset) if dataset.is_virtual else ()
+    absent = 0 if sources else _absent_chunks(dataset)
+    if not cf and not sources:
+        _refuse_unwritten(path, dataset, absent)
+    common: dict[str, Any] = {
+        "dtype": dataset.dtype.str,
+        "chunk": tuple(map(int, dataset.chunks or ())),
+        "filters": filters,
+        "nbytes": int(dataset.id.get_storage_size()),
+        "sources": sources,
+        **(_conventions(dataset, bool(absent), instead) if cf else {}),
+    }
+    road, why, offset = _choose(path, dataset, filters, bool(sources))
+    if absent:
+        road, why = LIBRARY, "parts of it were never written"
+    if road == LIBRARY:
+        _require_filters(path, dataset, plist)
+    return Stored(road, why, offset=offset, **common)
+
+
+def _choose(path: Path, dataset: Any, filters: tuple[codecs.Filter, ...], elsewhere: bool) -> tuple[str, str, int]:
+    """Return the road, the reason, and the offset of a contiguous data set."""
+    from h5py import h5d, h5t
+
+    layout = dataset.id.get_create_plist().get_layout()
+    if elsewhere:
+        return LIBRARY, "its rows are in other files (virtual or external storage)", 0
+    if layout == h5d.COMPACT:
+        return LIBRARY, "it is compact: stored inside the file's metadata", 0
+    kind = dataset.id.get_type()
+    if not (dataset.dtype == np.bool_ and kind.get_size() == 1) and not h5t.py_create(dataset.dtype).equal(kind):
+        return LIBRARY, "its numbers are of a type that only HDF5 converts", 0
+    if layout == h5d.CONTIGUOUS:
+        offset = dataset.id.get_offset()
+        if offset is None or not _same_first_row(path, dataset, int(offset)):
+            return LIBRARY, "the bytes at its address are not the rows that HDF5 reads", 0
+        return CONTIGUOUS, "positioned reads into the batch's own memory", int(offset)
+    if dataset.chunks is None:
+        return LIBRARY, "its layout is none that is read without HDF5", 0
+    lacking = codecs.missing(filters)
+    if lacking:
+        return LIBRARY, f"no decoder for {lacking} outside HDF5 (pip install hdf5plugin brings LZ4, Zstandard and Blosc)", 0
+    how = "decoded by threads outside HDF5's lock" if filters else "read without HDF5"
+    return CHUNKED, f"raw chunks {how}", 0
+
+
+def _same_first_row(path: Path, dataset: Any, offset: int) -> bool:
+    """Return whether the bytes at an offset are the first row as h5py reads it."""
+    row = np.ascontiguousarray(dataset[:1])
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(row.nbytes) == row.tobytes()
+
+
+def _absent_chunks(dataset: Any) -> int:
+    """Return how many chunks (or 1 for all of a contiguous data set) were never written."""
+    if dataset.chunks is None:
+        return 0 if dataset.id.get_storage_size() else 1
+    expected = int(np.prod([-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True)]))
+    return expected - int(dataset.id.get_num_chunks())
+
+
+def _refuse_unwritten(path: Path, dataset: Any, absent: int) -> None:
+    """Refuse data sets, or parts of them, that were never written: HDF5 would make them up."""
+    name, what = dataset.name.lstrip("/"), f"read as {dataset.fillvalue!r}"
+    if not dataset.id.get_storage_size():
+        raise ShardError(f"{path}: field {name!r} was created but never written, its rows {what}; write the shard again")
+    if absent:
+        text = f"{absent} of its chunks were never written, their rows {what}"
+        raise ShardError(f"{path}: field {name!r}: {text}; write the shard again, or set data.cf = true to take them as fill values")
+
+
+def _require_filters(path: Path, dataset: Any, plist: Any) -> None:
+    """Refuse a data set whose filters h5py does not have, after asking hdf5plugin for them."""
+    import contextlib
+
+    from h5py import h5z
+
+    for position in range(plist.get_nfilters()):
+        code, _, _, label = plist.get_filter(position)
+        if h5z.filter_avail(code):
+            continue
+        with contextlib.suppress(ImportError):
+            import hdf5plugin  # noqa: F401 - importing it registers its filters
+        if not h5z.filter_avail(code):
+            name, text = dataset.name.lstrip("/"), label.decode(errors="replace") or "no name"
+            raise ShardError(f"{path}: field {name!r} needs HDF5 filter {code} ({text}), which is not installed; pip install hdf5plugin")
+
+
+def external_folder(path: Path, names: list[str]) -> str:
+    """Return the folder in which HDF5 shall look for external files: the shard's own where they all stand beside it, else none."""
+    return str(path.parent) if all((path.parent / name).exists() for name in names) else ""
+
+
+def _external(path: Path, dataset: Any) -> tuple[Source, ...]:
+    """Return the files of an external data set; HDF5 would read zeros where one is short."""
+    folder = external_folder(path, [name for name, _, _ in dataset.external])
+    sources, left = [], int(dataset.size) * dataset.dtype.itemsize
+    for name, offset, size in dataset.external:
+        source = _source(path, dataset, os.path.join(folder, name))
+        need = min(int(size), left)
+        if source.size < offset + need:
+            text = f"holds {source.size} bytes of the {offset + need} it should, HDF5 would read zeros"
+            raise ShardError(f"{path}: field {dataset.name.lstrip('/')!r}: {source.path} {text}; copy it again")
+        left -= need
+        sources.append(source)
+    return tuple(sources)
+
+
+def _virtual(path: Path, dataset: Any) -> tuple[Source, ...]:
+    """Return the files of a virtual data set; HDF5 would read fill values where one is gone or a part has no source."""
+    import h5py
+
+    name, mapped, sources = dataset.name.lstrip("/"), 0, {}
+    for part in dataset.virtual_sources():
+        mapped += part.vspace.get_select_npoints()
+        if "%b" in part.file_name:
+            raise ShardError(f"{path}: field {name!r} is virtual over files named by a pattern ({part.file_name}); name those files")
+        beside = path.parent / part.file_name
+        place = path if part.file_name == "." else beside if beside.exists() else Path(part.file_name)
+        source = _source(path, dataset, str(place))
+        with h5py.File(place, "r", locking=False) as file:
+            there = file.get(part.dset_name)
+            if not isinstance(there, h5py.Dataset) or not _covers(there.shape, part):
+                raise ShardError(
+                    f"{path}: field {name!r} is virtual over {place}, whose {part.dset_name!r} is not as it was; mend that file"
+                )
+            if there.file.filename == dataset.file.filename and there.name == dataset.name:
+                raise ShardError(f"{path}: field {name!r} is virtual over itself; write the shard again")
+            look(place, there)
+        sources[source.path] = source
+    if mapped < dataset.size:
+        text = f"{dataset.size - mapped} of {dataset.size} numbers have no source, they read as {dataset.fillvalue!r}"
+        raise ShardError(f"{path}: field {name!r} is virtual, and {text}; write the shard again")
+    return tuple(sources.values())
+
+
+def _covers(shape: tuple[int, ...], part: Any) -> bool:
+    """Return whether a source of this shape has all that a part of a virtual data set takes from it."""
+    from h5py import h5s
+
+    if part.src_space.get_select_type() == h5s.SEL_ALL:
+        return int(np.prod(shape, dtype=np.int64)) == part.vspace.get_select_npoints()
+    last = part.src_space.get_select_bounds()[1]
+    return len(last) == len(shape) and all(at < n for at, n in zip(last, shape, strict=True))
+
+
+def _source(path: Path, dataset: Any, place: str) -> Source:
+    """Return the entry of another file, or refuse what is not there."""
+    try:
+        status = os.stat(place)
+    except OSError as error:
+        text = f"field {dataset.name.lstrip('/')!r} keeps its rows in other files, and {place} cannot be found"
+        raise ShardError(f"{path}: {text}, HDF5 would read zeros; copy it back ({error.strerror})") from error
+    return Source(os.path.abspath(place), status.st_size, status.st_mtime_ns)
+
+
+def _conventions(dataset: Any, absent: bool, instead: float | None) -> dict[str, Any]:
+    """Return scale, shift and fill as the CF attributes of a data set give them."""
+    attributes = dataset.attrs
+    fill = attributes.get("_FillValue", attributes.get("missing_value", dataset.fillvalue if absent else None))
+    return {
+        "scale": float(np.ravel(attributes.get("scale_factor", 1.0))[0]),
+        "shift": float(np.ravel(attributes.get("add_offset", 0.0))[0]),
+        "fill": None if fill is None else float(np.ravel(fill)[0]),
+        "instead": instead,
+    }

@@ -1,0 +1,77 @@
+"""What the end of an epoch proves: every row was used exactly once, and which shards a quarantine leaves out from now on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hpcml.arrays import span
+from hpcml.comm.communicator import Communicator, Op, everywhere
+from hpcml.data import Batch, Loader, ShardedDataset
+from hpcml.data.ledger import Ledger, to_plain, verdict
+from hpcml.errors import DataError
+
+
+class Audit:
+    """The ledger of one rank, and its meeting with the others' at the end of each epoch.
+
+    Args:
+        data: the training rows.
+        loader: where batches come from; its `dead` shards are set here.
+        comm: all ranks.
+    """
+
+    def __init__(self, data: ShardedDataset, loader: Loader, comm: Communicator) -> None:
+        own = span(data.rows, comm.size, comm.rank)
+        self._data, self._loader, self._comm, self._ledger = data, loader, comm, Ledger(own.start, own.stop)
+        self._broken: set[int] = set()
+        self.last: dict[str, Any] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Enter the rows of a batch that was used."""
+        self._ledger.add(batch.ids, len(batch.rows), batch.left_out)
+
+    def close(self, where: str) -> list[str]:
+        """Judge the epoch that ends, on every rank, and return what there is to say of shards left out.
+
+        Raises:
+            DataError: on every rank, if the rows used are not all rows exactly once.
+        """
+        total = self._ledger.vector()
+        self._comm.all_reduce(total)
+        try:
+            self.last = verdict(total, self._data.rows, where)
+        except DataError as error:
+            raise everywhere(error) from None
+        self._ledger.reset()
+        return self._bury(where) if self._loader.quarantine else []
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values that restore the audit on any number of ranks; every rank calls this together."""
+        total = self._ledger.vector()
+        self._comm.all_reduce(total)
+        broken = self._agreed_broken() if self._loader.quarantine else []
+        return {"ledger": to_plain(total), "broken": broken, "dead": sorted(self._loader.dead)}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Go on from a saved state: rank 0 takes over the sums of all."""
+        self._ledger.restore(saved["ledger"] if self._comm.rank == 0 else None)
+        self._broken, self._loader.dead = set(saved["broken"]), frozenset(saved["dead"])
+
+    def _agreed_broken(self) -> list[int]:
+        """Return the shards that any rank found broken in this epoch."""
+        flags = np.zeros(len(self._data.index.shards), np.uint8)
+        flags[[*self._broken, *self._loader.broken]] = 1
+        self._comm.all_reduce(flags, Op.MAX)
+        return np.flatnonzero(flags).tolist()
+
+    def _bury(self, where: str) -> list[str]:
+        """Leave the broken shards out from the next epoch on."""
+        broken, reasons = self._agreed_broken(), self._loader.broken
+        told = [text for text in self._comm.all_gather_bytes("\n".join(reasons.values()).encode()) if text]
+        self._loader.dead, self._broken = self._loader.dead | frozenset(broken), set()
+        left_out = self.last["rows_left_out"]
+        names = ", ".join(self._data.index.shards[shard].path for shard in broken)
+        why = told[0].decode().splitlines()[0] if told else "found before this start"
+        return [f"{where}: {left_out:,} rows could not be read and were left out; from now on without {names} ({why})"] if broken else []

@@ -1,0 +1,42 @@
+"""A crew does every item once, fails with the first error, and leaves no thread behind."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from hpcml.data.crew import Crew
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("items", [0, 1, 3, 100])
+def test_every_item_is_done_once(threads, items):
+    crew, done = Crew(threads), []
+    for _ in range(3):
+        crew.each(done.append, range(items))
+    assert sorted(done) == sorted(list(range(items)) * 3)
+    crew.dismiss()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_an_error_reaches_the_caller_and_the_crew_goes_on(threads):
+    def fail(item):
+        if item == 5:
+            raise KeyError(item)
+
+    crew = Crew(threads)
+    with pytest.raises(KeyError):
+        crew.each(fail, range(20))
+    crew.each(fail, range(5))
+    crew.dismiss()
+
+
+def test_helpers_end_when_dismissed():
+    crew = Crew(3)
+    crew.each(lambda _: None, range(50))
+    helpers = [thread for thread in threading.enumerate() if thread.name == "hpcml-reader"]
+    crew.dismiss()
+    for helper in helpers:
+        helper.join(5)
+        assert not helper.is_alive()

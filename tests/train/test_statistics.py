@@ -1,0 +1,45 @@
+"""Statistics are numpy's, the same bits on any number of ranks, and kept with the run."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+
+from hpcml.comm import simulated
+from hpcml.data import ShardedDataset, open_shards
+from hpcml.train.statistics import moments
+
+
+def test_mean_and_deviation_are_those_of_all_rows_on_any_number_of_ranks(tmp_path):
+    values = np.random.default_rng(0).normal(1e6, [1.0, 0.0, 50.0], (700, 3))
+    values[:, 1] = 5
+    for i, part in enumerate(np.array_split(values, 3)):
+        with h5py.File(tmp_path / f"{i}.h5", "w") as file:
+            file["x"] = part
+    index = open_shards(tmp_path / "*.h5", target=None).index
+    found = [simulated.run(ranks, lambda comm: moments(ShardedDataset(index), comm)) for ranks in (1, 2, 3)]
+    assert len({mean.tobytes() + deviation.tobytes() for ranks in found for mean, deviation in ranks}) == 1
+    np.testing.assert_allclose(found[0][0][0], values.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found[0][0][1], values.std(axis=0), rtol=1e-9)
+
+
+def test_a_run_keeps_its_statistics_for_resume_evaluation_and_prediction(tmp_path, repository, mpirun):
+    job = tmp_path / "job.toml"
+    text = (repository / "jobs" / "digits.toml").read_text()
+    steps = '\n[[data.transforms]]\nname = "standardise"\n[[data.transforms]]\nname = "noise"\ndeviation = 0.1\n'
+    job.write_text(text + steps)
+    run = tmp_path / "run"
+
+    def hpcml(n, *words):
+        return mpirun(n, *words, cwd=repository).check().stdout
+
+    hpcml(2, "train", job, "--run", run, "--set", "train.epochs=2", "--set", "train.virtual_workers=2")
+    kept = (run / "statistics.json").read_bytes()
+    hpcml(1, "train", job, "--run", run, "--set", "train.epochs=4", "--set", "train.virtual_workers=2", "--resume")
+    assert (run / "statistics.json").read_bytes() == kept
+    assert "accuracy 0.9" in hpcml(1, "evaluate", run)
+    hpcml(2, "predict", run, "--data", "data/digits/test-*.h5", "--out", tmp_path / "p.h5")
+    with h5py.File(tmp_path / "p.h5") as found, open_shards(repository / "data/digits/test-*.h5") as test:
+        y = np.empty(test.rows, np.int64)
+        test.read(0, test.rows, np.empty((test.rows, 64), np.float32), y)
+        assert (found["class"][()] == y).mean() > 0.9
