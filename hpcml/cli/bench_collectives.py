@@ -20,7 +20,11 @@ EXAMPLE = """examples:
 def add_to(commands: Any) -> None:
     """Add the command's parser."""
     parser = commands.add_parser(
-        "collectives", help="every road of an all-reduce on this allocation", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        "collectives",
+        help="every road of an all-reduce on this allocation",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--sizes", metavar="LIST", help="bytes of the vectors, such as 4K,1M,64M (default: 4 KB to 64 MB, times 4)")
     parser.add_argument("--roads", metavar="LIST", default="", help="names of the roads to compare (default: all)")

@@ -18,7 +18,11 @@ EXAMPLE = """examples:
 def add_to(commands: Any) -> None:
     """Add the command's parser."""
     parser = commands.add_parser(
-        "loading", help="rows a second from shards, sequential and shuffled", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+        "loading",
+        help="rows a second from shards, sequential and shuffled",
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--folder", metavar="DIR", help="where the shards are made and kept (default: a temporary folder)")
     parser.add_argument("--shards", type=int, default=2, help="files (default 2)")

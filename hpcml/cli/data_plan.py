@@ -62,14 +62,16 @@ def plan(config: Config) -> dict[str, Any]:
     Raises:
         HpcmlError: for data or numbers that cannot be run.
     """
-    from hpcml.data import Sampler, find_shards, index_shards
+    from hpcml.build import resolve_sampling
+    from hpcml.data import Sampler, ShardedDataset, find_shards, index_shards
     from hpcml.data.contents import read_contents
     from hpcml.data.planning import assess, classes_of, recommend
     from hpcml.data.sampler import SHUFFLES
 
-    keys = config.data
-    index = index_shards(find_shards(keys.train), keys.features, keys.target or None)
-    chunks = [read_contents(shard.path, keys.features).chunk for shard in index.shards]
+    names = config.data.features if isinstance(config.data.features, list) else [config.data.features]
+    index = index_shards(find_shards(config.data.train), config.data.features, config.data.target or None)
+    keys = resolve_sampling(config, ShardedDataset(index), ranks=1).data
+    chunks = [max(read_contents(shard.path, name).chunk for name in names) for shard in index.shards]
     codes, what = classes_of(_targets(index), index.rows)
     workers = config.train.virtual_workers or 1
     found = []

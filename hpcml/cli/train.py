@@ -23,7 +23,7 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "train", help="train a model", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", metavar="CONFIG", help="the job's TOML file; hpcml/config.py lists all keys")
+    parser.add_argument("config", metavar="CONFIG", help="the job's TOML file; docs/config.md lists all keys")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="changes", help="change a key; may be repeated")
     parser.add_argument("--run", metavar="DIR", dest="folder", help="the run's folder (default: runs/<name of CONFIG>, numbered if taken)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the folder, if there is one")

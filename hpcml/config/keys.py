@@ -1,0 +1,159 @@
+"""Every key of a job, with its type and default: this page is the list of all keys.
+
+`Config` is a whole job; each section of the TOML file is one of the classes above it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class TransformConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
+    """One step of [[data.transforms]]; which keys a name takes is written beside it in hpcml/transforming.py."""
+
+    name: Literal["cast", "scale", "standardise", "one-hot", "crop", "flip", "noise", "function"]
+    dtype: str = "float16"
+    by: float = 1.0
+    shift: float = 0.0
+    classes: int = 0
+    height: int = 0
+    width: int = 0
+    axis: int = -1
+    probability: float = 0.5
+    deviation: float = 0.0
+    function: str = ""
+
+
+class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Which rows, and how they are read: glob patterns of HDF5 shards, and the names of the data sets inside them.
+
+    - features: one name, or a list of names whose numbers are joined into one flat row.
+    - weights: one number a row by which its loss counts; left out, all count alike.
+    - cf, fill: apply scale_factor, add_offset and _FillValue; fill values become `fill`, or are refused with their row.
+    - block: rows that stay together (0: chosen by the bytes of a row and the chunks); window: blocks mixed in memory.
+    - memory: bytes that each virtual worker may hold, such as "2GB"; the window is made smaller to fit.
+    - cache: "memory" keeps decoded rows after the first epoch.
+    - stage: a folder on the node's own disk, such as "$TMPDIR", to which the shards are copied first.
+    - transforms: what happens to the rows, step by step, in [[data.transforms]].
+    - threads: how many read and decode on each rank.
+    - on_corrupt: "stop", or "quarantine": go on without rows, and then shards, that cannot be read.
+    """
+
+    train: str
+    test: str = ""
+    features: str | list[str] = "x"
+    target: str = "y"
+    weights: str = ""
+    cf: bool = False
+    fill: float | Literal[""] = ""
+    shuffle: Literal["none", "block", "window", "global"] = "window"
+    block: int = 0
+    window: int = 64
+    memory: str = ""
+    cache: Literal["none", "memory"] = "none"
+    stage: str = ""
+    threads: int = 2
+    on_corrupt: Literal["stop", "quarantine"] = "stop"
+    transforms: list[TransformConfig] = []
+
+
+class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Which model: its name, hidden layers where it has any, and outputs (0: as many as the training target has classes or columns)."""
+
+    name: Literal["mlp", "softmax", "linear"] = "mlp"
+    hidden: list[int] = []
+    outputs: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+class TrainConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How long and over how many rows; `virtual_workers` 0 is the number of ranks at the first start."""
+
+    epochs: int = 10
+    batch: int = 128
+    virtual_workers: int = 0
+    exact: bool = True
+    seed: int = 0
+    loss: Literal["auto", "softmax-cross-entropy", "squared-error"] = "auto"
+
+
+class OptimizerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The rule that moves the parameters; keys that a rule does not have must be left at their defaults."""
+
+    name: Literal["sgd", "adamw", "lars"] = "sgd"
+    rate: float = 0.1
+    momentum: float = 0.0
+    nesterov: bool = False
+    decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    trust: float = 0.001
+    clip: float = 0.0
+
+
+class RateConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How the learning rate goes over the epochs; `base_batch` scales it linearly by train.batch / base_batch, and says so."""
+
+    name: Literal["constant", "step", "cosine"] = "constant"
+    warmup_epochs: float = 0.0
+    step_epochs: float = 10.0
+    factor: float = 0.1
+    floor: float = 0.0
+    base_batch: int = 0
+
+
+class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """When workers agree and by which road; "auto" is the tree where exact, else chosen by size from a measured table."""
+
+    name: Literal["every-step", "local-steps"] = "every-step"
+    every: int = 8
+    reducer: Literal["auto", "tree", "all-reduce", "ring", "halving", "double-tree", "binary-tree", "doubling", "two-level", "lanes"] = (
+        "auto"
+    )
+
+
+class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """Where and with what: the device, BLAS threads a rank (0: chosen), steps between checkpoints (0: after each epoch), how many stay."""
+
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    threads: int = 0
+    checkpoint_every: int = 0
+    keep: int = 3
+    log_every: int = 0
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A whole job."""
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    rate: RateConfig = RateConfig()
+    sync: SyncConfig = SyncConfig()
+    run: RunConfig = RunConfig()
+
+    def flat(self) -> dict[str, Any]:
+        """Return every key as "section.key" with its value."""
+        return {f"{section}.{key}": value for section, keys in msgspec.to_builtins(self).items() for key, value in keys.items()}
+
+    def toto_toml(self) -> str:
+        """Return the whole config as TOML, defaults written out."""
+        sections = msgspec.to_builtins(self)
+        return "\n".join(f"[{name}]\n" + "".join(f"{k} = {to_toml(v)}\n" for k, v in keys.items()) for name, keys in sections.items())
+
+
+def to_toml(value: Any) -> str:
+    """Return a value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")  # the one character that JSON allows and TOML does not
+    if isinstance(value, list):
+        return "[" + ", ".join(to_toml(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {to_toml(item)}" for key, item in value.items()) + " }"
+    return repr(value)
