@@ -140,20 +140,20 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         """Return every key as "section.key" with its value."""
         return {f"{section}.{key}": value for section, keys in msgspec.to_builtins(self).items() for key, value in keys.items()}
 
-    def toto_toml(self) -> str:
+    def to_toml(self) -> str:
         """Return the whole config as TOML, defaults written out."""
         sections = msgspec.to_builtins(self)
-        return "\n".join(f"[{name}]\n" + "".join(f"{k} = {to_toml(v)}\n" for k, v in keys.items()) for name, keys in sections.items())
+        return "\n".join(f"[{name}]\n" + "".join(f"{k} = {as_toml(v)}\n" for k, v in keys.items()) for name, keys in sections.items())
 
 
-def to_toml(value: Any) -> str:
+def as_toml(value: Any) -> str:
     """Return a value as TOML writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")  # the one character that JSON allows and TOML does not
     if isinstance(value, list):
-        return "[" + ", ".join(to_toml(item) for item in value) + "]"
+        return "[" + ", ".join(as_toml(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {to_toml(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {as_toml(item)}" for key, item in value.items()) + " }"
     return repr(value)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from hpcml.config.keys import Config, OptimizerConfig, RateConfig, to_toml
+from hpcml.config.keys import Config, OptimizerConfig, RateConfig, as_toml
 from hpcml.errors import ConfigError
 
 _RANGES = {
@@ -91,4 +91,4 @@ def _contradictions(config: Config) -> Iterator[str]:
         chosen, defaults = flat[f"{section}.name"], msgspec.to_builtins(_DEFAULTS[section])
         for key in unused[chosen]:
             if flat[f"{section}.{key}"] != defaults[key]:
-                yield f'{section}.{key} means nothing to "{chosen}"; leave it out, or set it to {to_toml(defaults[key])}'
+                yield f'{section}.{key} means nothing to "{chosen}"; leave it out, or set it to {as_toml(defaults[key])}'
