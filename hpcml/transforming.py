@@ -83,7 +83,7 @@ def transformed(data: ShardedDataset, config: Config, statistics: Sequence[Momen
     pipeline: Pipeline | None = None
     with comm.together():
         pipeline = _pipeline(config, config.data.transforms, statistics)
-        pipeline.shapes(data.x.shape, data.y and data.y.shape)
+        pipeline.shapes(data.x.shape, None if data.y is None else data.y.shape)
     return type(data)(data.index, pipeline)
 
 
