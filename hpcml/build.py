@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from hpcml.comm.choice import automatic, load_table, table_path
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.config import Config, DataConfig
 from hpcml.data import Index, ShardedDataset, find_shards, index_shards
@@ -21,7 +23,7 @@ from hpcml.data.staging import stage, staged
 from hpcml.errors import ConfigError, DataError
 from hpcml.nn import LOSSES, Loss, Model, linear, mlp
 from hpcml.optim import LARS, SGD, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
-from hpcml.sync import SUMS, EveryStep, LocalSteps
+from hpcml.sync import SUMS, Auto, EveryStep, LocalSteps
 from hpcml.train import Hook, Saving, Trainer
 from hpcml.transforming import keep_statistics, transformed
 
@@ -188,13 +190,16 @@ def build_rule(config: Config, rate: Rate) -> Rule:
     return Clipped(rule, keys.clip) if keys.clip else rule
 
 
-def build_sync(config: Config) -> EveryStep | LocalSteps:
-    """Return the synchroniser that the config names, over the road that it names."""
+def build_sync(config: Config, comm: Communicator, notes: list[str]) -> EveryStep | LocalSteps:
+    """Return the synchroniser that the config names, over the road that it names; a road chosen by "auto" is told in the notes."""
     name = config.sync.reducer
-    if name == "auto":
-        name = "tree" if config.train.exact else "all-reduce"
-    # In a fast run, "tree" is a tree over the ranks; only an exact run adds over the tree of virtual workers.
-    way = SUMS["binary-tree"] if name == "tree" and not config.train.exact else SUMS[name]
+    if config.train.exact:
+        way = SUMS["tree"]
+    elif name == "auto":
+        way = Auto(automatic(load_table(comm, table_path(os.environ)), notes.append))
+    else:
+        # In a fast run, "tree" is a tree over the ranks; only an exact run adds over the tree of virtual workers.
+        way = SUMS["binary-tree" if name == "tree" else name]
     return EveryStep(way) if config.sync.name == "every-step" else LocalSteps(config.sync.every, way)
 
 
@@ -226,7 +231,7 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         model,
         choose_loss(config, train),
         rule,
-        build_sync(config),
+        build_sync(config, comm, notes),
         train,
         batch=config.train.batch,
         workers=config.train.virtual_workers or None,

@@ -6,6 +6,7 @@ This page is the list of all keys. `load` gives a Config; `to_toml` writes it ba
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,56 +14,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from hpcml.data_keys import DataConfig as DataConfig
+from hpcml.data_keys import TransformConfig as TransformConfig
 from hpcml.errors import ConfigError
-
-
-class TransformConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=True):
-    """One step of [[data.transforms]]; which keys a name takes is written beside it in hpcml/transforming.py."""
-
-    name: Literal["cast", "scale", "standardise", "one-hot", "crop", "flip", "noise", "function"]
-    dtype: str = "float16"
-    by: float = 1.0
-    shift: float = 0.0
-    classes: int = 0
-    height: int = 0
-    width: int = 0
-    axis: int = -1
-    probability: float = 0.5
-    deviation: float = 0.0
-    function: str = ""
-
-
-class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Which rows, and how they are read: glob patterns of HDF5 shards, and the names of the data sets inside them.
-
-    - features: one name, or a list of names whose numbers are joined into one flat row.
-    - weights: one number a row by which its loss counts; left out, all count alike.
-    - cf, fill: apply scale_factor, add_offset and _FillValue; fill values become `fill`, or are refused with their row.
-    - block: rows that stay together (0: chosen by the bytes of a row and the chunks); window: blocks mixed in memory.
-    - memory: bytes that each virtual worker may hold, such as "2GB"; the window is made smaller to fit.
-    - cache: "memory" keeps decoded rows after the first epoch.
-    - stage: a folder on the node's own disk, such as "$TMPDIR", to which the shards are copied first.
-    - transforms: what happens to the rows, step by step, in [[data.transforms]].
-    - threads: how many read and decode on each rank.
-    - on_corrupt: "stop", or "quarantine": go on without rows, and then shards, that cannot be read.
-    """
-
-    train: str
-    test: str = ""
-    features: str | list[str] = "x"
-    target: str = "y"
-    weights: str = ""
-    cf: bool = False
-    fill: float | Literal[""] = ""
-    shuffle: Literal["none", "block", "window", "global"] = "window"
-    block: int = 0
-    window: int = 64
-    memory: str = ""
-    cache: Literal["none", "memory"] = "none"
-    stage: str = ""
-    threads: int = 2
-    on_corrupt: Literal["stop", "quarantine"] = "stop"
-    transforms: list[TransformConfig] = []
 
 
 class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -112,11 +66,13 @@ class RateConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """When workers agree and by which road; "auto" is the tree where exact, else the library's all-reduce."""
+    """When workers agree and by which road; "auto" is the tree where exact, else chosen by size from a measured table."""
 
     name: Literal["every-step", "local-steps"] = "every-step"
     every: int = 8
-    reducer: Literal["auto", "tree", "all-reduce", "ring", "binary-tree", "doubling"] = "auto"
+    reducer: Literal["auto", "tree", "all-reduce", "ring", "halving", "double-tree", "binary-tree", "doubling", "two-level", "lanes"] = (
+        "auto"
+    )
 
 
 class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -157,7 +113,7 @@ def load(path: str | Path, changes: Sequence[str] = ()) -> Config:
         ConfigError: naming the file and the key: unreadable, not TOML, unknown, of a wrong type, out of range.
     """
     try:
-        tree = tomllib.loads(Path(path).read_text())
+        tree = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a job's TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -198,7 +154,8 @@ def _refuse_unknown(tree: Mapping[str, Any], path: str) -> None:
         known = [field.name for field in msgspec.structs.fields(sections[section])]
         for key in keys:
             if key not in known:
-                near = _near(key, known) or _near(f"{section}.{key}", _all_names())
+                elsewhere = [f"{other}.{key}" for other, names in _sections().items() if key in names]
+                near = _near(key, known) or _near(f"{section}.{key}", elsewhere or _all_names())
                 raise ConfigError(f"{path}: unknown key {section}.{key}{near}; [{section}] has {', '.join(known)}")
 
 
@@ -240,8 +197,20 @@ _RANGES = {
     "optimizer.clip": 0,
     "rate.warmup_epochs": 0,
     "rate.base_batch": 0,
+    "rate.step_epochs": 0,
+    "rate.factor": 0,
+    "rate.floor": 0,
+    "optimizer.momentum": 0,
+    "optimizer.decay": 0,
+    "optimizer.beta1": 0,
+    "optimizer.beta2": 0,
+    "optimizer.epsilon": 0,
+    "optimizer.trust": 0,
 }
 """The smallest value of each key that has one."""
+
+_BELOW_ONE = ("optimizer.momentum", "optimizer.beta1", "optimizer.beta2")
+"""Keys whose sums of old gradients grow without end from 1 on."""
 
 
 def _require_ranges(config: Config, path: str) -> None:
@@ -249,6 +218,11 @@ def _require_ranges(config: Config, path: str) -> None:
     for key, least in _RANGES.items():
         if not flat[key] >= least:
             raise ConfigError(f"{path}: {key} is {flat[key]}; it must be {least} or more")
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{path}: {key} is {value}; it must be finite")
+        if key in _BELOW_ONE and not value < 1:
+            raise ConfigError(f"{path}: {key} is {value}; it must be below 1")
     if any(width < 1 for width in config.model.hidden):
         raise ConfigError(f"{path}: model.hidden is {config.model.hidden}; each layer needs 1 or more units")
     for problem in _contradictions(config):
@@ -256,11 +230,20 @@ def _require_ranges(config: Config, path: str) -> None:
 
 
 _UNUSED = {
-    "sgd": ("beta1", "beta2", "epsilon", "trust"),
-    "adamw": ("momentum", "nesterov", "trust"),
-    "lars": ("nesterov", "beta1", "beta2", "epsilon"),
+    "optimizer": {
+        "sgd": ("beta1", "beta2", "epsilon", "trust"),
+        "adamw": ("momentum", "nesterov", "trust"),
+        "lars": ("nesterov", "beta1", "beta2", "epsilon"),
+    },
+    "rate": {
+        "constant": ("step_epochs", "factor", "floor"),
+        "step": ("floor",),
+        "cosine": ("step_epochs", "factor"),
+    },
 }
-"""Keys of [optimizer] that mean nothing to a rule."""
+"""Keys of a section that mean nothing under one of its names."""
+
+_DEFAULTS = {"optimizer": OptimizerConfig(), "rate": RateConfig()}
 
 
 def _contradictions(config: Config) -> Iterator[str]:
@@ -269,17 +252,21 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f'{text}; set train.exact = false, or reducer = "tree"'
     if config.model.name != "mlp" and config.model.hidden:
         yield f'model.hidden is {config.model.hidden}, but a "{config.model.name}" model has no hidden layers; use name = "mlp"'
-    default = OptimizerConfig()
-    for key in _UNUSED[config.optimizer.name]:
-        if getattr(config.optimizer, key) != getattr(default, key):
-            yield f'optimizer.{key} means nothing to "{config.optimizer.name}"; leave it out'
+    if config.optimizer.nesterov and not config.optimizer.momentum:
+        yield "optimizer.nesterov = true means nothing without optimizer.momentum; set both, or neither"
+    flat = config.flat()
+    for section, unused in _UNUSED.items():
+        chosen, defaults = flat[f"{section}.name"], msgspec.to_builtins(_DEFAULTS[section])
+        for key in unused[chosen]:
+            if flat[f"{section}.{key}"] != defaults[key]:
+                yield f'{section}.{key} means nothing to "{chosen}"; leave it out, or set it to {_toml(defaults[key])}'
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return msgspec.json.encode(value).decode()
+        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")  # the one character that JSON allows and TOML does not
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,13 @@ class Trained:
     model: Model
     loss: Loss
     workers: int
+    problems: list[str]
+
+    def say_problems(self, comm: Communicator) -> None:
+        """Write to rank 0's standard error which newer checkpoints were passed over, and why."""
+        if comm.rank == 0:
+            for problem in self.problems:
+                sys.stderr.write(f"hpcml: note: checkpoint passed over: {problem}\n")
 
     def require_fit(self, data: ShardedDataset) -> None:
         """Raise ShapeError unless the model takes the data's rows."""
@@ -51,13 +59,16 @@ def load_together(folder: Path, comm: Communicator) -> Trained:
         raise everywhere(CheckpointError("\n".join([f"{folder}: no whole checkpoint", *problems])))
     workers = int(found.manifest["workers"])
     require_hosts(workers, comm.size)
-    fix_blas_threads(comm, config.train.exact, config.run.threads or None)
-    local_rank = comm.by_node()[0].rank
+    inside, across = comm.by_node()
+    fix_blas_threads(inside.size, config.train.exact, config.run.threads or None)
+    local_rank = inside.rank
+    inside.free()
+    across.free()
     with comm.together():
         model = build_model(config, _row_shape(found))
         model.move(choose_device(config.run.device, local_rank))
         model.arena.data[...] = model.arena.device.place(found.shared()["weights"])
-    return Trained(config, found, model, LOSSES[config.train.loss], workers)
+    return Trained(config, found, model, LOSSES[config.train.loss], workers, problems)
 
 
 def _row_shape(found: Checkpoint) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "hpcml"
 
 FLOORS = [
     {"errors"},
+    {"data_keys"},
     {"arrays", "config"},
     {"comm", "data", "nn", "optim"},
     {"watch"},

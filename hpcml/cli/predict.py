@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hpcml.cli.begin import begin
+
 EXAMPLE = """example:
   mpirun -n 2 hpcml predict runs/digits --data 'data/digits/test-*.h5' --out predictions.h5
 """
@@ -33,13 +35,13 @@ def run(args: argparse.Namespace) -> int:
     import msgspec
 
     from hpcml.build import open_data
-    from hpcml.train import init
     from hpcml.train.prediction import predict_to_file
     from hpcml.trained import load_together
     from hpcml.transforming import load_statistics, transformed
 
-    comm = init()
+    comm = begin(args)
     trained = load_together(Path(args.folder), comm)
+    trained.say_problems(comm)
     keys = msgspec.structs.replace(trained.config.data, weights="")
     data = open_data(args.data, keys.features, None, comm, keys)
     data = transformed(data, trained.config, load_statistics(Path(args.folder), comm), comm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
@@ -30,12 +31,12 @@ class Progress(Hook):
         self._write(_describe(trainer))
         self._told = 0
         self._tell(trainer)
-        if self._stream.isatty():
+        if is_terminal(self._stream):
             self._open_bar(trainer, epochs)
 
     def after_step(self, trainer: Trainer) -> None:
         """Move the bar."""
-        self._rows += trainer.sampler.batch
+        self._rows += trainer.sampler.step_rows(trainer.position - 1)
         if self._bar is not None:
             self._bar.update(self._task, completed=trainer.count, rate=f"{self._rate():,.0f} rows/s")
 
@@ -52,6 +53,10 @@ class Progress(Hook):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def after_failure(self, trainer: Trainer) -> None:
+        """Close the bar, so that the error stands on a line of its own and the terminal has its cursor back."""
+        self.after_run(trainer)
 
     def _tell(self, trainer: Trainer) -> None:
         """Write what was noticed since the last time."""
@@ -79,6 +84,21 @@ class Progress(Hook):
         self._bar = Bar(*columns, console=Console(file=self._stream), transient=True)
         self._task = self._bar.add_task("training", total=epochs * trainer.sampler.steps, completed=trainer.count, rate="")
         self._bar.start()
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether a person sees this stream as it is written.
+
+    Open MPI gives its ranks a terminal of its own even where mpirun writes into a file: then the launcher's output decides.
+    """
+    if not stream.isatty():
+        return False
+    if "OMPI_COMM_WORLD_SIZE" not in os.environ:
+        return True
+    try:
+        return os.readlink(f"/proc/{os.getppid()}/fd/1").startswith(("/dev/pts/", "/dev/tty"))
+    except OSError:
+        return False
 
 
 def _describe(trainer: Trainer) -> str:

@@ -29,7 +29,7 @@ def moments(data: ShardedDataset, comm: Communicator) -> tuple[np.ndarray, np.nd
     n = int(np.prod(shape, dtype=np.int64))
     first = np.empty((1, *shape))
     workers = max(WORKERS, comm.size)
-    reducer = TreeSum(comm, workers, 2 * n, np.float64)
+    reducer = TreeSum(comm, workers, 0, 2 * n, np.float64)
     hosted = span(workers, comm.size, comm.rank)
     with comm.together():
         data.read(0, 1, first)
@@ -45,7 +45,7 @@ def moments(data: ShardedDataset, comm: Communicator) -> tuple[np.ndarray, np.nd
                 sums[:n] += flat.sum(axis=0)
                 sums[n:] += np.square(flat).sum(axis=0)
             reducer.add()
-    total = reducer.total() / data.rows
+    total = reducer.finish() / data.rows
     mean, square = total[:n], total[n:]
     deviation = np.sqrt(np.maximum(square - mean * mean, 0))
     return (mean + first.reshape(n)).reshape(shape), deviation.reshape(shape)
