@@ -17,7 +17,7 @@ from hpcml.data.chunks import Bands, Chunked, ChunkTable
 from hpcml.data.index import Field, Shard
 from hpcml.data.roads import Contiguous, Landing, Library, OpenFile, Scratch
 from hpcml.data.shards import find_dataset, open_file
-from hpcml.data.storage import CHUNKED, CONTIGUOUS, Stored, look
+from hpcml.data.storage import CHUNKED, CONTIGUOUS, Stored, look, require_filters
 from hpcml.errors import ShardError
 
 OPEN_AT_ONCE = 64
@@ -131,6 +131,7 @@ class Handles:
         stored = dict(shard.fields).get(field.name) or look(Path(shard.path), held.dataset(shard.path, field.name))
         if stored.road not in (CONTIGUOUS, CHUNKED):
             dataset = held.dataset(shard.path, field.name)
+            require_filters(Path(shard.path), dataset)
             return Library(dataset, held.library, stored, self._count, self._turn)
         plain = Contiguous(held.file, field, stored, self._count)
         if stored.road == CONTIGUOUS:

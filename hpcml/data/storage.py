@@ -9,6 +9,7 @@ A road that leaves HDF5 out is taken only where its first row (or chunk) has the
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ def look(path: Path, dataset: Any, cf: bool = False, instead: float | None = Non
     if absent:
         road, why = LIBRARY, "parts of it were never written"
     if road == LIBRARY:
-        _require_filters(path, dataset, plist)
+        require_filters(path, dataset)
     return Stored(road, why, offset=offset, **common)
 
 
@@ -168,12 +169,11 @@ def _refuse_unwritten(path: Path, dataset: Any, absent: int) -> None:
         raise ShardError(f"{path}: field {name!r}: {text}; write the shard again, or set data.cf = true to take them as fill values")
 
 
-def _require_filters(path: Path, dataset: Any, plist: Any) -> None:
-    """Refuse a data set whose filters h5py does not have, after asking hdf5plugin for them."""
-    import contextlib
-
+def require_filters(path: Path, dataset: Any) -> None:
+    """Raise ShardError for a data set whose filters h5py does not have, after asking hdf5plugin for them."""
     from h5py import h5z
 
+    plist = dataset.id.get_create_plist()
     for position in range(plist.get_nfilters()):
         code, _, _, label = plist.get_filter(position)
         if h5z.filter_avail(code):
