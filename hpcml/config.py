@@ -6,6 +6,7 @@ This page is the list of all keys. `load` gives a Config; `to_toml` writes it ba
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -120,7 +121,7 @@ def load(path: str | Path, changes: Sequence[str] = ()) -> Config:
         ConfigError: naming the file and the key: unreadable, not TOML, unknown, of a wrong type, out of range.
     """
     try:
-        tree = tomllib.loads(Path(path).read_text())
+        tree = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a job's TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -161,7 +162,8 @@ def _refuse_unknown(tree: Mapping[str, Any], path: str) -> None:
         known = [field.name for field in msgspec.structs.fields(sections[section])]
         for key in keys:
             if key not in known:
-                near = _near(key, known) or _near(f"{section}.{key}", _all_names())
+                elsewhere = [f"{other}.{key}" for other, names in _sections().items() if key in names]
+                near = _near(key, known) or _near(f"{section}.{key}", elsewhere or _all_names())
                 raise ConfigError(f"{path}: unknown key {section}.{key}{near}; [{section}] has {', '.join(known)}")
 
 
@@ -202,8 +204,20 @@ _RANGES = {
     "optimizer.clip": 0,
     "rate.warmup_epochs": 0,
     "rate.base_batch": 0,
+    "rate.step_epochs": 0,
+    "rate.factor": 0,
+    "rate.floor": 0,
+    "optimizer.momentum": 0,
+    "optimizer.decay": 0,
+    "optimizer.beta1": 0,
+    "optimizer.beta2": 0,
+    "optimizer.epsilon": 0,
+    "optimizer.trust": 0,
 }
 """The smallest value of each key that has one."""
+
+_BELOW_ONE = ("optimizer.momentum", "optimizer.beta1", "optimizer.beta2")
+"""Keys whose sums of old gradients grow without end from 1 on."""
 
 
 def _require_ranges(config: Config, path: str) -> None:
@@ -211,6 +225,11 @@ def _require_ranges(config: Config, path: str) -> None:
     for key, least in _RANGES.items():
         if not flat[key] >= least:
             raise ConfigError(f"{path}: {key} is {flat[key]}; it must be {least} or more")
+    for key, value in flat.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{path}: {key} is {value}; it must be finite")
+        if key in _BELOW_ONE and not value < 1:
+            raise ConfigError(f"{path}: {key} is {value}; it must be below 1")
     if any(width < 1 for width in config.model.hidden):
         raise ConfigError(f"{path}: model.hidden is {config.model.hidden}; each layer needs 1 or more units")
     for problem in _contradictions(config):
@@ -218,11 +237,20 @@ def _require_ranges(config: Config, path: str) -> None:
 
 
 _UNUSED = {
-    "sgd": ("beta1", "beta2", "epsilon", "trust"),
-    "adamw": ("momentum", "nesterov", "trust"),
-    "lars": ("nesterov", "beta1", "beta2", "epsilon"),
+    "optimizer": {
+        "sgd": ("beta1", "beta2", "epsilon", "trust"),
+        "adamw": ("momentum", "nesterov", "trust"),
+        "lars": ("nesterov", "beta1", "beta2", "epsilon"),
+    },
+    "rate": {
+        "constant": ("step_epochs", "factor", "floor"),
+        "step": ("floor",),
+        "cosine": ("step_epochs", "factor"),
+    },
 }
-"""Keys of [optimizer] that mean nothing to a rule."""
+"""Keys of a section that mean nothing under one of its names."""
+
+_DEFAULTS = {"optimizer": OptimizerConfig(), "rate": RateConfig()}
 
 
 def _contradictions(config: Config) -> Iterator[str]:
@@ -231,17 +259,21 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f'{text}; set train.exact = false, or reducer = "tree"'
     if config.model.name != "mlp" and config.model.hidden:
         yield f'model.hidden is {config.model.hidden}, but a "{config.model.name}" model has no hidden layers; use name = "mlp"'
-    default = OptimizerConfig()
-    for key in _UNUSED[config.optimizer.name]:
-        if getattr(config.optimizer, key) != getattr(default, key):
-            yield f'optimizer.{key} means nothing to "{config.optimizer.name}"; leave it out'
+    if config.optimizer.nesterov and not config.optimizer.momentum:
+        yield "optimizer.nesterov = true means nothing without optimizer.momentum; set both, or neither"
+    flat = config.flat()
+    for section, unused in _UNUSED.items():
+        chosen, defaults = flat[f"{section}.name"], msgspec.to_builtins(_DEFAULTS[section])
+        for key in unused[chosen]:
+            if flat[f"{section}.{key}"] != defaults[key]:
+                yield f'{section}.{key} means nothing to "{chosen}"; leave it out, or set it to {_toml(defaults[key])}'
 
 
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return msgspec.json.encode(value).decode()
+        return msgspec.json.encode(value).decode().replace("\x7f", "\\u007f")  # the one character that JSON allows and TOML does not
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value)

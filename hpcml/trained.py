@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,13 @@ class Trained:
     model: Model
     loss: Loss
     workers: int
+    problems: list[str]
+
+    def say_problems(self, comm: Communicator) -> None:
+        """Write to rank 0's standard error which newer checkpoints were passed over, and why."""
+        if comm.rank == 0:
+            for problem in self.problems:
+                sys.stderr.write(f"hpcml: note: checkpoint passed over: {problem}\n")
 
     def require_fit(self, data: ShardedDataset) -> None:
         """Raise ShapeError unless the model takes the data's rows."""
@@ -57,7 +65,7 @@ def load_together(folder: Path, comm: Communicator) -> Trained:
         model = build_model(config, _row_shape(found))
         model.move(choose_device(config.run.device, local_rank))
         model.arena.data[...] = model.arena.device.place(found.shared()["weights"])
-    return Trained(config, found, model, LOSSES[config.train.loss], workers)
+    return Trained(config, found, model, LOSSES[config.train.loss], workers, problems)
 
 
 def _row_shape(found: Checkpoint) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ Under mpirun a test that fails on any rank prints that rank's traceback and abor
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import os
 import shutil
 import tempfile
@@ -156,6 +157,27 @@ def world() -> Callable[[int, Callable[[Any], Any]], list[Any]]:
     from hpcml.comm import simulated
 
     return simulated.run
+
+
+@pytest.fixture(params=[1, 2, 3, 4, 5, "aab", "abab", pytest.param("mpi", marks=pytest.mark.mpi)])
+def on_every_rank(request: pytest.FixtureRequest) -> Callable[[Callable[[Any], Any]], list[Any]]:
+    """Run program(comm) on every rank of one world: simulated, of 1 to 5 ranks on one or two hosts, or under mpirun the real one.
+
+    Returns the results of the ranks that live in this process.
+    """
+    from hpcml.comm import simulated, world
+
+    kind = request.param
+    if kind == "mpi":
+        return lambda program: [program(world())]
+    size, hosts = (kind, None) if isinstance(kind, int) else (len(kind), list(kind))
+    return lambda program: simulated.run(size, program, hosts)
+
+
+@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+def xp(request: pytest.FixtureRequest) -> Any:
+    """The module whose arrays the test uses: numpy, and under `make test-gpu` cupy."""
+    return importlib.import_module(request.param)
 
 
 @pytest.fixture

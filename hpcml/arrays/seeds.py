@@ -13,7 +13,8 @@ def stream(seed: int, purpose: str, *where: int) -> np.random.Generator:
     Args:
         seed: the experiment's seed, 0 or more.
         purpose: a short fixed word, such as "order" or "init".
-        where: whole numbers that say where: epoch, step, worker; 0 or more.
+        where: whole numbers that say where: epoch, step, worker; 0 or more and below 2^32. One purpose always gives as many:
+            to numpy (3,) and (3, 0) are one place.
 
     Returns:
         A fresh generator: ``stream(7, "order", 3)`` always starts at the same number.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,11 @@ def verify(folder: Path) -> int:
 
 
 def digest(folder: Path) -> int:
-    """Print the sha256 of the weights in the newest whole checkpoint; return 0."""
+    """Print the sha256 of the weights in the newest whole checkpoint; return 0. Newer ones that are not whole are named on stderr."""
     from hpcml.train.checkpoint import require_newest, sha256_of_weights
 
-    print(sha256_of_weights(require_newest(folder).shared()["weights"]))
+    found, problems = require_newest(folder)
+    for problem in problems:
+        sys.stderr.write(f"hpcml: note: checkpoint passed over: {problem}\n")
+    print(sha256_of_weights(found.shared()["weights"]))
     return 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hpcml.cli.begin import begin
 from hpcml.errors import ConfigError
 
 EXAMPLE = """examples:
@@ -27,12 +28,12 @@ def add_to(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print one line a metric."""
     from hpcml.build import open_data
-    from hpcml.train import init
     from hpcml.train.evaluation import evaluate
     from hpcml.trained import load_together
 
-    comm = init()
+    comm = begin(args)
     trained = load_together(Path(args.folder), comm)
+    trained.say_problems(comm)
     keys = trained.config.data
     pattern = args.data or keys.test
     with comm.together():

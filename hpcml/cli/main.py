@@ -10,9 +10,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hpcml.cli import checkpoint, evaluate, predict, train
+from hpcml.comm.communicator import Communicator
 from hpcml.comm.launch import promise
 from hpcml.errors import HpcmlError
 
@@ -28,6 +29,11 @@ class _Parser(argparse.ArgumentParser):
             self.print_usage(sys.stderr)
             sys.stderr.write(f"{self.prog}: error: {message}\n")
         raise SystemExit(2)
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help where this is rank 0."""
+        if _is_first():
+            super().print_help(file)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,21 +61,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output is gone (`hpcml ... | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return _leave(1)
+    except Exception as error:
+        comm = _world()
+        if comm is None:
+            raise
+        from hpcml.watch.abort import EXIT_CODE, report
+
+        report(comm, error)
+        return _leave(EXIT_CODE)
 
 
 def _explain(error: HpcmlError) -> int:
-    from hpcml.train.start import started
-
-    comm = started()
+    comm = _world()
     if comm is None:
         _say(error, shown=_is_first())
     elif comm.size == 1 or error.everywhere:
         _say(error, shown=comm.rank == 0)
     else:
         _say(error, shown=True, name=f"[rank {comm.rank} of {comm.size} on {comm.host}] ")
-        comm.abort(2)
+        return _leave(2)
     return 2
+
+
+def _world() -> Communicator | None:
+    """Return the communicator of all ranks, if it was started; imported late, for `--help` needs none of it."""
+    from hpcml.train.start import started
+
+    return started()
+
+
+def _leave(code: int) -> int:
+    """Return the exit code of a process that stops where the others may be waiting for it; with others, end them too."""
+    comm = _world()
+    if comm is not None and comm.size > 1:
+        comm.abort(code)
+    return code
 
 
 def _say(error: HpcmlError, shown: bool, name: str = "") -> None:

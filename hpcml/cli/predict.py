@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hpcml.cli.begin import begin
+
 EXAMPLE = """example:
   mpirun -n 2 hpcml predict runs/digits --data 'data/digits/test-*.h5' --out predictions.h5
 """
@@ -31,12 +33,12 @@ def add_to(commands: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict, write the file whole or not at all, and print what it holds."""
     from hpcml.build import open_data
-    from hpcml.train import init
     from hpcml.train.prediction import predict_to_file
     from hpcml.trained import load_together
 
-    comm = init()
+    comm = begin(args)
     trained = load_together(Path(args.folder), comm)
+    trained.say_problems(comm)
     data = open_data(args.data, trained.config.data.features, None, comm)
     with comm.together():
         trained.require_fit(data)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from hpcml.cli.begin import begin
 from hpcml.comm.communicator import Communicator
 from hpcml.errors import RunError
 
@@ -33,10 +34,10 @@ def run(args: argparse.Namespace) -> int:
     """Train, and print where the run is kept."""
     from hpcml.build import build_job
     from hpcml.config import load
-    from hpcml.train import Progress, Recorder, init
+    from hpcml.train import Progress, Recorder
     from hpcml.train.recorder import write_whole
 
-    comm = init()
+    comm = begin(args)
     config = None
     with comm.together():
         config = load(args.config, args.changes)
@@ -84,5 +85,11 @@ def next_folder(parent: Path, stem: str, resume: bool) -> Path:
 
 
 def holds_run(folder: Path) -> bool:
-    """Return whether the folder was used by a run."""
-    return any((folder / name).exists() for name in ("config.toml", "checkpoints", "metrics.jsonl"))
+    """Return whether the folder holds something to lose.
+
+    A run that was killed before its first checkpoint left nothing but a log, which a new start goes on with. A config.toml without
+    that log was not put there by a run: it may be the user's own, and must not be overwritten.
+    """
+    if any((folder / "checkpoints").glob("step-*")) or (folder / "summary.json").exists():
+        return True
+    return (folder / "config.toml").exists() and not (folder / "metrics.jsonl").exists()

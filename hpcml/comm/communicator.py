@@ -33,6 +33,10 @@ class Communicator(ABC):
     rank: int
     size: int
     host: str
+    patient: bool = False
+    """Whether waiting gives the core away: right on a thread beside one that computes; an MPI library by itself waits by spinning."""
+    threaded: bool = False
+    """Whether a thread other than the main one may call this communicator while the main one does not."""
     shortage: str = ""
     """Why the last `shared_blocks` gave None, with the remedy; empty where memory cannot be shared at all."""
 
@@ -69,21 +73,21 @@ class Communicator(ABC):
 
     def all_gather(self, x: Array, out: Array) -> None:
         """Overwrite out, of shape (size, *x.shape), with every rank's x in rank order."""
-        require_shape(out, (self.size, *x.shape), "out")
-        out[self.rank] = x
+        rows = gather_rows(x, out, self.size)
+        rows[self.rank] = x.reshape(-1)
         after, before = (self.rank + 1) % self.size, (self.rank - 1) % self.size
         for k in range(self.size - 1):
-            self.exchange(out[(self.rank - k) % self.size], after, out[(self.rank - k - 1) % self.size], before)
+            self.exchange(rows[(self.rank - k) % self.size], after, rows[(self.rank - k - 1) % self.size], before)
 
     def broadcast(self, x: Array, root: int = 0) -> None:
         """Overwrite x, on every rank, with the root's x, down a binomial tree."""
-        place = (self.rank - root) % self.size
+        flat, place = flatten(x), (self.rank - root) % self.size
         distance = 1
         while distance < self.size:
             if place < distance and place + distance < self.size:
-                self.exchange(x, (self.rank + distance) % self.size, None, None)
+                self.exchange(flat, (self.rank + distance) % self.size, None, None)
             elif distance <= place < 2 * distance:
-                self.exchange(None, None, x, (self.rank - distance) % self.size)
+                self.exchange(None, None, flat, (self.rank - distance) % self.size)
             distance *= 2
 
     def barrier(self) -> None:
@@ -147,7 +151,7 @@ class Communicator(ABC):
         if (digests == digests[0]).all():
             return
         holders: dict[str, list[int]] = {}
-        for rank, other in enumerate(self.all_gather_bytes(text[:400])):
+        for rank, other in enumerate(self.all_gather_bytes(_shortened(text))):
             holders.setdefault(other.decode(errors="replace"), []).append(rank)
         sides = ", ".join(f"{shown} on {name_ranks(ranks)}" for shown, ranks in holders.items())
         raise everywhere(DisagreementError(f"ranks disagree on {what}: {sides}; start every rank with the same"))
@@ -211,10 +215,16 @@ def flatten(x: Array) -> Array:
     return x.reshape(-1)
 
 
-def require_shape(x: Array, shape: tuple[int, ...], name: str) -> None:
-    """Raise CommError unless x has this shape."""
-    if tuple(x.shape) != tuple(shape):
-        raise CommError(f"{name} has shape {tuple(x.shape)}, expected {tuple(shape)}")
+def gather_rows(x: Array, out: Array, size: int) -> Array:
+    """Return out as (size, elements of x) over the same memory.
+
+    Raises:
+        CommError: unless out is a C-contiguous array of shape (size, *x.shape) and x's dtype.
+    """
+    shape = (size, *x.shape)
+    if out.shape != shape or out.dtype != x.dtype:
+        raise CommError(f"out has shape {out.shape} and dtype {out.dtype}, expected {shape} and {x.dtype}")
+    return flatten(out).reshape(size, x.size)
 
 
 def name_ranks(ranks: list[int]) -> str:
@@ -227,6 +237,11 @@ def name_ranks(ranks: list[int]) -> str:
             runs.append([rank, rank])
     text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
     return f"rank {text}" if len(ranks) == 1 else f"ranks {text}"
+
+
+def _shortened(text: bytes) -> bytes:
+    """Return the text, or the start of a long one with its digest, so that texts that differ late still look different."""
+    return text if len(text) <= 400 else text[:400] + f"... (sha256 {hashlib.sha256(text).hexdigest()[:12]})".encode()
 
 
 def _joint_error(said: dict[str, list[int]], size: int) -> HpcmlError:

@@ -8,21 +8,27 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Array, namespace, to_host
+from hpcml.arrays import Array, aligned, namespace, to_host
 from hpcml.comm import node
 from hpcml.comm.alone import Alone
-from hpcml.comm.communicator import Communicator, Op, flatten, require_shape
+from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows
 from hpcml.comm.launch import promise
 from hpcml.errors import CommError, LaunchError
 
-CHUNK = 1 << 28
+CHUNK = 1 << 27
 """Elements in one call to the library: below every library's 2^31 limits on counts and on bytes."""
+
+
+PAUSE = 50e-6
+"""Seconds between two looks of a patient communicator: short against the time of a bucket, long against that of a look."""
 
 
 class MpiCommunicator(Communicator):
@@ -36,6 +42,7 @@ class MpiCommunicator(Communicator):
 
         self._mpi = MPI
         self._windows: list[Any] = []
+        self.threaded = MPI.Query_thread() >= MPI.THREAD_SERIALIZED
         self._ops = {Op.SUM: MPI.SUM, Op.MIN: MPI.MIN, Op.MAX: MPI.MAX}
 
     def exchange(self, x: Array | None, to: int | None, into: Array | None, source: int | None) -> None:
@@ -47,15 +54,16 @@ class MpiCommunicator(Communicator):
         null = self._mpi.PROC_NULL
         byte = self._mpi.BYTE
         for send, receive in _pairs(out, landing.view(np.uint8)):
-            self.handle.Sendrecv([send, byte], null if to is None else to, 0, [receive, byte], null if source is None else source, 0)
+            receiving = self.handle.Irecv([receive, byte], null if source is None else source, 0)
+            self._complete([receiving, self.handle.Isend([send, byte], null if to is None else to, 0)])
         if landing is not target:
             target.set(landing)
 
     def all_reduce(self, x: Array, op: Op = Op.SUM) -> None:
         """Overwrite x with the element-wise op of all ranks' x, by the library's all-reduce where it knows the dtype."""
         flat = flatten(x)
-        if x.dtype.kind not in "iufb" or x.dtype == np.float16:
-            super().all_reduce(x, op)  # no MPI type adds these truly
+        if x.dtype.kind not in "iuf" or x.dtype == np.float16:
+            super().all_reduce(x, op)  # no MPI type adds these as numpy does
             return
         host = to_host(flat)
         for start in range(0, max(flat.size, 1), CHUNK):
@@ -68,12 +76,15 @@ class MpiCommunicator(Communicator):
         if x.nbytes >= CHUNK or namespace(x) is not np:
             super().all_gather(x, out)
             return
-        require_shape(out, (self.size, *x.shape), "out")
+        rows = gather_rows(x, out, self.size)
         mine = np.ascontiguousarray(x).view(np.uint8).reshape(-1)
-        self.handle.Allgather([mine, self._mpi.BYTE], [flatten(out).view(np.uint8), self._mpi.BYTE])
+        self.handle.Allgather([mine, self._mpi.BYTE], [rows.reshape(-1).view(np.uint8), self._mpi.BYTE])
 
     def broadcast(self, x: Array, root: int = 0) -> None:
         """Overwrite x, on every rank, with the root's x."""
+        if self.patient:
+            super().broadcast(x, root)
+            return
         flat = flatten(x)
         host = to_host(flat).view(np.uint8)
         for start in range(0, max(host.size, 1), CHUNK):
@@ -83,10 +94,23 @@ class MpiCommunicator(Communicator):
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
-        self.handle.Barrier()
+        if self.patient:
+            self._complete([self.handle.Ibarrier()])
+        else:
+            self.handle.Barrier()
+
+    def _complete(self, requests: list[Any]) -> None:
+        """Return when the requests are complete: as the library waits, or giving the core away between two looks."""
+        if not self.patient:
+            self._mpi.Request.Waitall(requests)
+            return
+        while not self._mpi.Request.Testall(requests):
+            time.sleep(PAUSE)
 
     def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
         """Return one block of memory a rank in an MPI-3 window; None, with a note, where the node has no room for it."""
+        if self.size == 1:
+            return [aligned(nbytes, np.uint8)]
         need = np.array([nbytes + node.OVERHEAD], np.int64)
         self.all_reduce(need)
         room = np.array([node.room()], np.int64)
@@ -102,7 +126,7 @@ class MpiCommunicator(Communicator):
         """Return when every rank has called it and all see what was written to shared blocks before."""
         for window in self._windows:
             window.Sync()
-        self.handle.Barrier()
+        self.barrier()
         for window in self._windows:
             window.Sync()
 
@@ -149,7 +173,10 @@ def world() -> Communicator:
     # Open MPI's UCX component complains on every rank about windows inside a node, which it does not serve; a site's setting stands.
     os.environ.setdefault("OMPI_MCA_osc", "^ucx")
     try:
-        from mpi4py import MPI
+        with warnings.catch_warnings():
+            # mpi4py suspects on every rank what is told below once, with what to do
+            warnings.filterwarnings("ignore", "suspicious MPI execution environment", RuntimeWarning)
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         if promised is not None and promised[0] > 1:
             raise LaunchError(

@@ -6,7 +6,7 @@ run on every rank in step, they leave the sum of all P vectors on each. Whoever 
     name                rounds          elements sent by a rank
     ring                2 (P - 1)       2 n (P - 1) / P          best for long vectors
     binary_tree         about 2 log P   at most 3 n              few messages at a time
-    recursive_doubling  log P           n log P                  best for short vectors
+    recursive_doubling  log P           n log P                  best for short vectors; 2 rounds more where P is no power of two
 
 Source: Thakur, Rabenseifner and Gropp, Optimization of collective communication operations in MPICH, 2005.
 """

@@ -71,6 +71,8 @@ class World:
 class SimulatedCommunicator(Communicator):
     """One rank's view of a group of ranks in a simulated world."""
 
+    threaded = True
+
     def __init__(self, world: World, members: tuple[int, ...], rank: int, context: str = "world") -> None:
         """Join `members` (ranks of the world) as number `rank` among them."""
         self.world, self.members, self.context = world, members, context

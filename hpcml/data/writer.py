@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 import numpy as np
 
 from hpcml.errors import ShardError
+
+HEADER = 1 << 14
+"""Bytes that HDF5's own notes may take beside the rows, generously."""
 
 
 class RowWriter:
@@ -31,17 +35,27 @@ class RowWriter:
         self._file: Any = None
 
     def __enter__(self) -> RowWriter:
-        """Make the file under a hidden name."""
+        """Make the file under a hidden name, at its full size: a disk that fills up while HDF5 writes would crash this process."""
         import h5py
 
         try:
-            self._file = h5py.File(self._partial, "w", locking=False)
-            for name, (shape, dtype) in self.fields.items():
-                self._file.create_dataset(name, (self.rows, *shape), dtype, track_times=False)
+            self._reserve(sum(self.rows * math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.fields.values()) + HEADER)
+            with h5py.File(self._partial, "w", locking=False) as file:
+                for name, (shape, dtype) in self.fields.items():
+                    file.create_dataset(name, (self.rows, *shape), dtype, track_times=False, dcpl=_allocated_at_once())
+            self._reserve(self._partial.stat().st_size)
+            self._file = h5py.File(self._partial, "r+", locking=False)
         except OSError as error:
             self._discard()
-            raise ShardError(f"{self.path}: cannot be written ({error}); give a folder that exists and can be written") from error
+            why = error.strerror or str(error)
+            raise ShardError(f"{self.path}: cannot be written ({why}); give a folder that exists and has room") from error
         return self
+
+    def _reserve(self, size: int) -> None:
+        """Take the disk's room for the file, or raise OSError; where the system cannot, do nothing."""
+        with self._partial.open("ab") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
 
     def write(self, start: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Write rows from `start` on of each named data set.
@@ -76,3 +90,13 @@ class RowWriter:
         except (OSError, RuntimeError):
             pass  # what could not be flushed is removed anyway
         self._partial.unlink(missing_ok=True)
+
+
+def _allocated_at_once() -> Any:
+    """Return the property list of a data set whose rows have their place in the file from the start, not filled."""
+    import h5py
+
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    plist.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    return plist

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from hpcml.arrays import Array, namespace
 from hpcml.errors import DataError, ShapeError
 from hpcml.nn.workspace import Workspace
@@ -33,18 +35,38 @@ def _cross_entropy(prediction: Array, target: Array, work: Workspace) -> tuple[A
     xp = namespace(prediction)
     rows, classes = prediction.shape
     _require_classes(target, rows, classes)
-    where = work.take("where", (rows,), target)
-    xp.add(xp.arange(rows) * classes, target, out=where)
-    column = work.take("column", (rows, 1), prediction)
+    flat = prediction.reshape(-1)
+    where = _positions(target, classes, work.take("where", (rows,), prediction, np.int64))
+    picked, column = work.take("picked", (rows,), prediction), work.take("column", (rows, 1), prediction)
     xp.max(prediction, axis=1, keepdims=True, out=column)
     prediction -= column
-    picked = prediction.reshape(-1).take(where).sum()
+    _pick(flat, where, picked)
+    chosen = picked.sum()
     xp.exp(prediction, out=prediction)
     xp.sum(prediction, axis=1, keepdims=True, out=column)
     prediction /= column
-    value = xp.log(column).sum() - picked
-    prediction.reshape(-1)[where] -= 1
-    return value, prediction
+    xp.log(column, out=column)
+    _pick(flat, where, picked)
+    picked -= 1
+    flat[where] = picked
+    return column.sum() - chosen, prediction
+
+
+def _positions(target: Array, classes: int, out: Array) -> Array:
+    """Overwrite out (B,) with the place of each row's class in the flat prediction; int64, since small dtypes would wrap around."""
+    out.fill(classes)
+    out[:1] = 0
+    namespace(out).cumsum(out, out=out)
+    out += target.astype(out.dtype, copy=False)
+    return out
+
+
+def _pick(flat: Array, where: Array, out: Array) -> None:
+    """Overwrite out with flat[where]; numpy would make a copy of out first if it had to raise for places outside."""
+    if namespace(flat) is np:
+        flat.take(where, out=out, mode="clip")
+    else:
+        flat.take(where, out=out)
 
 
 def _require_classes(target: Array, rows: int, classes: int) -> None:
@@ -61,7 +83,7 @@ def _count_hits(prediction: Array, target: Array) -> Array:
 
 def _half_square(prediction: Array, target: Array, work: Workspace) -> tuple[Array, Array]:
     xp = namespace(prediction)
-    columns = target.reshape(len(target), -1)
+    columns = target[:, None] if target.ndim == 1 else target
     if columns.shape != prediction.shape:
         raise ShapeError(f"squared error takes targets of shape {prediction.shape}, got {target.shape}")
     xp.subtract(prediction, columns, out=prediction)

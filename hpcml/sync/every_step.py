@@ -44,6 +44,9 @@ class _Running:
     def enter(self, worker: int) -> None:
         self.arena.point(data=self.data, grad=self.reducer.buffer())
 
+    def ready(self, span: slice) -> None:
+        self.reducer.ready(span)
+
     def leave(self, worker: int, step: int) -> None:
         self.reducer.add()
 
@@ -64,7 +67,8 @@ class _Running:
             mean[span] = g
         self.reducer.settle()
         look = self.rule.look(self.data, mean, self.scratch.parts)
-        owned = ((span, mean[span]) for span in self.scratch.spans(self.reducer.owned))
+        self.reducer.settle()  # nobody moves a parameter that another still looks at
+        owned = ((span, mean[span]) for part in self.reducer.owned for span in self.scratch.spans(part))
         apply(self.rule, self.data, owned, self.slots, step, self.scratch, look)
 
     def consensus(self) -> np.ndarray:

@@ -63,6 +63,9 @@ class _Running:
     def enter(self, worker: int) -> None:
         self.arena.point(data=self.replicas[worker].data, grad=self.grad)
 
+    def ready(self, span: slice) -> None:
+        """Do nothing: no gradient leaves its worker."""
+
     def leave(self, worker: int, step: int) -> None:
         replica, n = self.replicas[worker], self.arena.n
         replica.sums += self.grad[n:]

@@ -14,15 +14,21 @@ import numpy as np
 
 from hpcml.arrays import Array
 from hpcml.arrays.memory import ALIGNMENT
+from hpcml.comm.alone import Alone
 from hpcml.comm.communicator import Communicator, Op
 
 
 class Nodes:
     """The world, ordered by node, with its communicators inside a node and across nodes."""
 
-    def __init__(self, comm: Communicator) -> None:
-        """Find out which ranks share a node; every rank calls it."""
-        leaders = _leaders(comm)
+    def __init__(self, comm: Communicator, apart: bool = False) -> None:
+        """Find out which ranks share a node; every rank calls it.
+
+        Args:
+            comm: all ranks.
+            apart: treat every rank as a node of its own, whose memory nobody shares.
+        """
+        leaders = list(range(comm.size)) if apart else _leaders(comm)
         ordered = sorted(range(comm.size), key=lambda rank: (leaders[rank], rank))
         self.order = comm if ordered == list(range(comm.size)) else comm.split(0, ordered.index(comm.rank))
         leaders = [leaders[rank] for rank in ordered]
@@ -30,13 +36,8 @@ class Nodes:
         self.number = next(k for k, ranks in enumerate(self.ranks) if self.order.rank in ranks)
         self.members, self.count = self.ranks[self.number], len(self.ranks)
         self.lanes = min(len(ranks) for ranks in self.ranks)
-        self.inside, self.across = self.order.by_node()
+        self.inside, self.across = (Alone(), self.order) if apart else self.order.by_node()
         self.note = ""
-
-    @property
-    def shares(self) -> bool:
-        """Return whether any two ranks share a node."""
-        return any(len(ranks) > 1 for ranks in self.ranks)
 
     def share(self, shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[Array]:
         """Return zeroed arrays of these shapes, one a rank of this node, that all its ranks read and write.

@@ -32,14 +32,17 @@ Part = tuple[slice, Array]
 class Reducer(Protocol):
     """Sums vectors over all virtual workers."""
 
-    owned: slice
-    """The part of the n numbers in which this rank gets the sum, and moves the parameters."""
+    owned: list[slice]
+    """The parts of the n numbers in which this rank gets the sum, and moves the parameters."""
 
     def vector(self, rows: int | None = None) -> Array:
         """Return zeroed memory for n numbers, or (rows, n): of this rank, or one copy a node where ranks own parts."""
 
     def buffer(self) -> Array:
         """Return the memory into which this rank's next worker writes its vector."""
+
+    def ready(self, final: slice) -> None:
+        """Start on what can be started: the next worker's vector is complete from final.start on, its tail included."""
 
     def add(self) -> None:
         """Take the vector in the buffer as the next worker's."""
@@ -59,7 +62,7 @@ class _Private:
 
     def __init__(self, n: int, tail: int, dtype: Any, xp: Any) -> None:
         self.n, self.length, self.dtype, self.xp = n, n + tail, dtype, xp
-        self.owned = slice(0, n)
+        self.owned = [slice(0, n)]
         self._sum: Array = None
 
     def vector(self, rows: int | None = None) -> Array:
@@ -73,6 +76,9 @@ class _Private:
         for first in range(0, self.n, step):
             part = slice(first, min(first + step, self.n))
             yield part, self._sum[part]
+
+    def ready(self, final: slice) -> None:
+        """Do nothing: this reducer starts when all workers have come."""
 
     def settle(self) -> None:
         """Return at once: no other rank reads this memory."""

@@ -23,6 +23,9 @@ from hpcml.sync.reducers import Part, Reducer, Road, RoadSum, TreeSum
 
 Arrays = dict[str, Array]
 
+BUCKET = 4 << 20
+"""Bytes of a bucket that travels between nodes while backward goes on: long enough for a link's full speed, yet soon whole."""
+
 
 class Synchroniser(Protocol):
     """One run's agreement between V workers, of which this rank hosts some.
@@ -32,6 +35,9 @@ class Synchroniser(Protocol):
 
     def enter(self, worker: int) -> None:
         """Point the arena at this worker's parameters and at the memory for its gradient."""
+
+    def ready(self, span: slice) -> None:
+        """Take note that backward has completed this span of the worker's gradient, and all behind it."""
 
     def leave(self, worker: int, step: int) -> None:
         """Take the arena's gradient vector, tail included, as this worker's of this step."""
@@ -68,14 +74,15 @@ class ExactTree:
     exact: bool = True
 
     def reducer(self, nodes: Nodes, workers: int, arena: Arena, vectors: int) -> Reducer:
-        """Return a reducer with its memory, and room for `vectors`: through shared memory where ranks share nodes, else by messages; the bits are the same."""
+        """Return a reducer with room for `vectors`: through the nodes' memory, or by messages alone; the bits are the same."""
         xp = namespace(arena.data)
-        if xp is np and nodes.shares:
-            try:
-                return NodeSum(nodes, workers, arena.n, len(Tail), arena.dtype, vectors)
-            except MemoryError:
-                pass  # nodes.note says why, and the run tells it once
-        return TreeSum(nodes.order, workers, arena.n, len(Tail), arena.dtype, xp)
+        if xp is not np:
+            return TreeSum(nodes.order, workers, arena.n, len(Tail), arena.dtype, xp)
+        cut = arena.buckets(BUCKET)
+        try:
+            return NodeSum(nodes, workers, arena.n, len(Tail), arena.dtype, vectors, cut)
+        except MemoryError:  # nodes.note says why, and the run tells it once
+            return NodeSum(Nodes(nodes.order, apart=True), workers, arena.n, len(Tail), arena.dtype, vectors, cut)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,10 @@ A checkpoint is made under a hidden name, synced to the disk, then renamed: a ki
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ import numpy as np
 
 from hpcml.arrays import to_host
 from hpcml.comm.communicator import Communicator
-from hpcml.errors import CheckpointError
+from hpcml.errors import CheckpointError, HpcmlError
 
 FORMAT = 1
 Arrays = dict[str, Any]
@@ -61,7 +63,8 @@ def sha256_of_weights(weights: np.ndarray) -> str:
 
 def find(folder: Path) -> list[Path]:
     """Return the checkpoint folders of a run, oldest first, valid or not."""
-    return sorted(path for path in (folder / "checkpoints").glob("step-*") if path.is_dir())
+    named = [path for path in (folder / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir()]
+    return sorted(named, key=_step)
 
 
 def load(path: Path) -> Checkpoint:
@@ -75,7 +78,7 @@ def load(path: Path) -> Checkpoint:
         text = manifest_path.read_text()
         manifest = json.loads(text)
         seal, files = manifest.pop("seal"), manifest["files"]
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{manifest_path}: no readable manifest ({error})") from error
     if seal != _seal(manifest):
         raise CheckpointError(f"{manifest_path}: the manifest does not match its own seal; it was changed or cut")
@@ -106,8 +109,8 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, problems
 
 
-def require_newest(folder: Path) -> Checkpoint:
-    """Return the newest whole checkpoint of a run.
+def require_newest(folder: Path) -> tuple[Checkpoint, list[str]]:
+    """Return the newest whole checkpoint of a run, and the problems of the newer ones that were passed over.
 
     Raises:
         CheckpointError: if there is none; the message says what is wrong with those that are there.
@@ -115,7 +118,7 @@ def require_newest(folder: Path) -> Checkpoint:
     found, problems = newest(folder)
     if found is None:
         raise CheckpointError("\n".join([f"{folder}: no whole checkpoint", *problems]))
-    return found
+    return found, problems
 
 
 def newest_together(folder: Path, comm: Communicator) -> tuple[Checkpoint | None, list[str]]:
@@ -155,17 +158,31 @@ def save(folder: Path, comm: Communicator, manifest: dict[str, Any], shared: Arr
     with comm.together():
         if comm.rank == 0:
             _begin(partial)
-    written: dict[str, dict[str, Any]] = {}
-    with comm.together():
-        written = _write_files(partial, comm, shared, workers)
-    entries = [json.loads(text) for text in comm.all_gather_bytes(json.dumps(written).encode())]
-    with comm.together():
-        if comm.rank == 0:
-            files = {name: entry for each in entries for name, entry in each.items()}
-            _seal_and_rename(partial, final, {"format": FORMAT, **manifest, "files": files})
-            for old in find(folder)[: -max(keep, 1)]:
-                shutil.rmtree(old, ignore_errors=True)
+    try:
+        written: dict[str, dict[str, Any]] = {}
+        with comm.together():
+            written = _write_files(partial, comm, shared, workers)
+        entries = [json.loads(text) for text in comm.all_gather_bytes(json.dumps(written).encode())]
+        with comm.together():
+            if comm.rank == 0:
+                files = {name: entry for each in entries for name, entry in each.items()}
+                _seal_and_rename(partial, final, {"format": FORMAT, **manifest, "files": files})
+                _drop_oldest(folder, final, keep)
+    except HpcmlError:
+        if comm.rank == 0:  # a full disk needs the room
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     return final
+
+
+def _drop_oldest(folder: Path, written: Path, keep: int) -> None:
+    """Remove all but the last `keep` checkpoints up to the one just written; newer ones are corrupt, so they count for nothing."""
+    for old in [path for path in find(folder) if _step(path) <= _step(written)][: -max(keep, 1)]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _begin(partial: Path) -> None:
@@ -187,20 +204,28 @@ def _write_files(partial: Path, comm: Communicator, shared: Arrays, workers: dic
     for name, groups in contents.items():
         try:
             written[name] = _write(partial / name, groups)
-        except (OSError, RuntimeError) as error:  # h5py raises either when the disk is full
-            raise CheckpointError(f"{partial / name}: cannot be written ({error}); older checkpoints are as they were") from error
+        except OSError as error:
+            raise CheckpointError(f"{partial / name}: cannot be written ({error.strerror}); older checkpoints are as they were") from error
     return written
 
 
 def _write(path: Path, groups: dict[str, Arrays]) -> dict[str, Any]:
+    """Write one file, and return its size and sha256 as they should be on the disk.
+
+    HDF5 builds it in memory, at the cost of one copy of the arrays: on a full disk its own writing ends the process from inside
+    the library, where no message can be given.
+    """
     import h5py
 
-    with h5py.File(path, "w", locking=False) as file:
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
         for group, arrays in groups.items():
             for name, x in arrays.items():
                 file.create_dataset(f"{group}/{name}" if group else name, data=to_host(x))
+    content = image.getbuffer()
+    path.write_bytes(content)
     _sync(path)
-    return {"bytes": path.stat().st_size, "sha256": _sha256_of_file(path)}
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _seal_and_rename(partial: Path, final: Path, manifest: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What happens around the loop: four empty hooks, and nothing that a step depends on."""
+"""What happens around the loop: five empty hooks, and nothing that a step depends on."""
 
 from __future__ import annotations
 
@@ -22,3 +22,6 @@ class Hook:
 
     def after_run(self, trainer: Trainer) -> None:
         """Run once, after the last epoch; the arena holds the final parameters."""
+
+    def after_failure(self, trainer: Trainer) -> None:
+        """Run once instead of `after_run` if an error ends the run on this rank; the error is raised again afterwards."""

@@ -36,7 +36,7 @@ class Progress(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         """Move the bar."""
-        self._rows += trainer.sampler.batch
+        self._rows += trainer.sampler.step_rows(trainer.position - 1)
         if self._bar is not None:
             self._bar.update(self._task, completed=trainer.count, rate=f"{self._rate():,.0f} rows/s")
 
@@ -52,6 +52,10 @@ class Progress(Hook):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def after_failure(self, trainer: Trainer) -> None:
+        """Close the bar, so that the error stands on a line of its own and the terminal has its cursor back."""
+        self.after_run(trainer)
 
     def _rate(self) -> float:
         """Return rows a second since the run started, evaluation counted in."""

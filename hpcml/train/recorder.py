@@ -1,13 +1,19 @@
-"""The run folder: config.toml as resolved, metrics.jsonl with a JSON row an event, summary.json at the end; written by rank 0."""
+"""The run folder: config.toml as resolved, metrics.jsonl with a JSON row an event, summary.json at the end; written by rank 0.
+
+metrics.jsonl is only ever appended to. A "start" row with resumed_from = s says that rows of steps beyond s, above it, will come again.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpcml.errors import RunError
+from hpcml.nn.arena import Tail
 from hpcml.train.conditions import conditions, versions
 from hpcml.train.hooks import Hook
 
@@ -28,6 +34,8 @@ class Recorder(Hook):
         self._active, self._started, self._first = trainer.comm.rank == 0, time.perf_counter(), trainer.count
         self._rows = self._epoch_rows = 0
         self._epoch_started = self._started
+        if self._active:
+            self._mend(trainer, epochs)
         world = {"ranks": trainer.comm.size, "virtual_workers": trainer.workers, "hosts": sorted(set(trainer.hosts))}
         self._event("start", trainer, epochs=epochs, resumed_from=trainer.resumed_from, **world, **conditions(), versions=versions())
         for note in trainer.notes:
@@ -35,12 +43,14 @@ class Recorder(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         """Count rows; every log_every steps, note the position."""
-        rows = min(trainer.sampler.batch, trainer.sampler.rows - (trainer.position - 1) * trainer.sampler.batch)
+        rows = trainer.sampler.step_rows(trainer.position - 1)
         self._rows += rows
         self._epoch_rows += rows
         if self.log_every and trainer.count % self.log_every == 0:
             seen = trainer.meter.seen - trainer.meter.mark
-            self._event("step", trainer, loss_so_far=seen[1] / seen[0] if seen[0] else None)
+            # Not above 0 until the epoch's first exchange: what the last epoch's end took in advance is still owed.
+            loss = seen[Tail.LOSS] / seen[Tail.WEIGHT] if seen[Tail.WEIGHT] > 0 else None
+            self._event("step", trainer, loss_so_far=loss)
 
     def after_epoch(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         """Note the epoch's metrics and rate."""
@@ -50,9 +60,15 @@ class Recorder(Hook):
         self._epoch_started, self._epoch_rows = now, 0
 
     def after_run(self, trainer: Trainer) -> None:
-        """Write summary.json and note the end."""
+        """Write summary.json and note the end; a run that was already finished keeps the summary of its own end."""
         seconds = time.perf_counter() - self._started
-        summary = {
+        self._event("end", trainer, seconds=seconds, weights_sha256=trainer.weights_sha256)
+        path = self.folder / "summary.json"
+        if self._active and (trainer.count > self._first or not path.exists()):
+            write_whole(path, json.dumps(_finite(self._summary(trainer, seconds)), indent=1) + "\n")
+
+    def _summary(self, trainer: Trainer, seconds: float) -> dict[str, Any]:
+        return {
             "ranks": trainer.comm.size,
             "virtual_workers": trainer.workers,
             "steps": trainer.count,
@@ -71,20 +87,59 @@ class Recorder(Hook):
             "conditions": conditions(),
             "versions": versions(),
         }
-        self._event("end", trainer, seconds=seconds, weights_sha256=trainer.weights_sha256)
-        if self._active:
-            write_whole(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+
+    def _mend(self, trainer: Trainer, epochs: int) -> None:
+        """Make the files fit the place to go on from, whatever moment the last start was killed at."""
+        path = self.folder / "metrics.jsonl"
+        rows = _whole_rows(path)
+        done = [row for row in rows if row.get("event") == "epoch" and row.get("step") == trainer.count]
+        if trainer.resumed_from and not trainer.position and not done:  # killed between an epoch's checkpoint and its row
+            self._event("epoch", trainer, **trainer.metrics)
+        if trainer.epoch < epochs:  # a summary says that a run is complete, and this one is not any more
+            (self.folder / "summary.json").unlink(missing_ok=True)
 
     def _event(self, event: str, trainer: Trainer, **fields: Any) -> None:
         if not self._active:
             return
-        row = {"event": event, "time": time.time(), "epoch": trainer.epoch, "step": trainer.count, **fields}
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        row = {"event": event, "time": time.time(), "epoch": trainer.epoch, "step": trainer.count, **_finite(fields)}
+        path = self.folder / "metrics.jsonl"
+        try:
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise RunError(f"{path}: cannot be written ({error.strerror}); free space, then go on with --resume") from error
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file whole or not at all: under another name first, then renamed."""
+    """Write a text file whole or not at all: under another name first, synced to the disk, then renamed.
+
+    Raises:
+        RunError: if it cannot be written; an older file of this name stays as it was.
+    """
     partial = path.with_name(f".partial-{path.name}")
-    partial.write_text(text)
-    os.replace(partial, path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written ({error.strerror}); free space, or give another --run") from error
+
+
+def _whole_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of metrics.jsonl, after cutting off a last one that a kill left without its end."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    if len(whole) < len(text):
+        os.truncate(path, len(whole))
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def _finite(value: Any) -> Any:
+    """Return the value with null for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,7 @@ import numpy as np
 
 from hpcml.arrays import to_host
 from hpcml.comm.communicator import Communicator, everywhere
-from hpcml.errors import CheckpointError, NumericsError
+from hpcml.errors import CheckpointError, NumericsError, RunError
 from hpcml.sync.synchroniser import restore
 from hpcml.train import checkpoint
 from hpcml.train.checkpoint import Checkpoint, sha256_of_weights
@@ -37,8 +37,15 @@ class Saving:
     resume: bool = False
 
     def newest(self, comm: Communicator, notes: list[str]) -> Checkpoint | None:
-        """Return the checkpoint to go on from, on every rank, or None; add to notes what was passed over and why."""
+        """Return the checkpoint to go on from, on every rank, or None; add to notes what was passed over and why.
+
+        Raises:
+            RunError: on every rank, if the folder holds checkpoints that a run that does not resume would mix with its own.
+        """
         if not self.resume:
+            with comm.together():
+                if comm.rank == 0 and checkpoint.find(Path(self.folder)):
+                    raise RunError(f"{self.folder} already holds checkpoints; resume from them, or give another folder")
             return None
         found, problems = checkpoint.newest_together(Path(self.folder), comm)
         notes += [f"checkpoint passed over: {problem}" for problem in problems]
@@ -100,7 +107,7 @@ def go_on(trainer: Trainer, found: Checkpoint) -> None:
     if changed:
         trainer.notes.append(f"the checkpoint was computed under other conditions, so its bits cannot be promised on: {'; '.join(changed)}")
     trainer.count, trainer.epoch, trainer.position = found.step, found.manifest["epoch"], found.manifest["position"]
-    trainer.metrics = found.manifest["metrics"]
+    trainer.metrics, trainer.weights_sha256 = found.manifest["metrics"], found.manifest["weights_sha256"]
     trainer.meter.restore(found.manifest["meter"])
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import choose_device, span
+from hpcml.arrays import Array, choose_device, span
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.data import Batch, Loader, Sampler, ShardedDataset
 from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError
@@ -77,6 +77,9 @@ class Trainer:
         self.model, self.loss, self.optimizer, self.data, self.test = model, loss, optimizer, data, test
         self.saving, self.notes = saving, list[str]()
         self.hooks = [Progress()] if hooks is None else list(hooks)
+        # What decides which collectives come next must be equal before the first of them.
+        first = {"virtual workers": workers, "saving": saving, "threads": threads, "device": device, "synchroniser": sync}
+        self.comm.agree_all(first, "the run's")
         found = saving.newest(self.comm, self.notes) if saving else None
         self.workers = workers or (found.manifest["workers"] if found else self.comm.size)
         require_hosts(self.workers, self.comm.size)
@@ -102,7 +105,7 @@ class Trainer:
         self.meter, self.work, self._tail = EpochMeter(), Workspace(), np.zeros(len(Tail), model.arena.dtype)
         self._fault: HpcmlError | None = None
         self.weights_sha256: str | None = None
-        self.resumed_from = found.step if found else None
+        self.resumed_from = self._saved = found.step if found else None
         if found:
             go_on(self, found)
 
@@ -122,21 +125,26 @@ class Trainer:
     def run(self, epochs: int) -> dict[str, float]:
         """Train until this many epochs are done, those before a resume counted in, and return the last epoch's metrics."""
         self.comm.agree(epochs, "the number of epochs")
-        for hook in self.hooks:
-            hook.before_run(self, epochs)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is found and named by us
-            while self.epoch < epochs:
-                self._run_epoch()
-        self.sync.consensus()
-        self.save()
+        try:
+            for hook in self.hooks:
+                hook.before_run(self, epochs)
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is found and named by us
+                while self.epoch < epochs:
+                    self._run_epoch()
+            self.sync.consensus()
+            self.save()
+        except BaseException:
+            for hook in self.hooks:
+                hook.after_failure(self)
+            raise
         for hook in self.hooks:
             hook.after_run(self)
         return self.metrics
 
     def save(self) -> None:
-        """Write a checkpoint, if the run saves at all."""
-        if self.saving:
-            self.weights_sha256 = save(self, self.saving)
+        """Write a checkpoint, if the run saves at all and this step's is not already there."""
+        if self.saving and self._saved != self.count:
+            self.weights_sha256, self._saved = save(self, self.saving), self.count
 
     def evaluate(self, data: ShardedDataset) -> dict[str, float]:
         """Return loss and metrics of the mean model over all rows of a data set, equal on all ranks."""
@@ -172,24 +180,29 @@ class Trainer:
             hook.after_epoch(self, self.metrics)
 
     def _differentiate(self, batch: Batch) -> None:
-        """Leave in the arena the sums over this worker's rows: gradient, weight, loss, hits; or one fault and zeros."""
-        arena, self._tail[:] = self.model.arena, 0
+        """Leave in the arena the sums over this worker's rows: gradient, weight, loss, hits; or one fault and zeros.
+
+        The tail is written before backward: from then on parts of the vector may be on their way to other nodes.
+        """
+        arena, slope = self.model.arena, None
+        self._tail[:] = 0
         try:
             if batch.error is not None:
                 raise batch.error
             if len(batch.rows):
-                self._tail[Tail.WEIGHT] = self._tail[Tail.ROWS] = len(batch.rows)
-                self._tail[Tail.LOSS], self._tail[Tail.HITS] = self._back_propagate(batch)
-            else:
-                arena.grad.fill(0)
+                slope = self._judge(batch)
         except (DataError, NumericsError) as error:
             self._fault = self._fault or error
-            arena.grad.fill(0)
             self._tail[:] = 0
             self._tail[Tail.FAULTS] = 1
         arena.tail[...] = arena.device.place(self._tail)
+        if slope is None:
+            arena.grad[: arena.n] = 0
+        else:
+            self.model.backward(slope, ready=self.sync.ready)
 
-    def _back_propagate(self, batch: Batch) -> tuple[float, float]:
+    def _judge(self, batch: Batch) -> Array:
+        """Put weight, loss and hits of the worker's rows into the tail and return the slope of their predictions."""
         prediction = self.model.forward(batch.x)
         hits = 0.0 if self.loss.hits is None else float(self.loss.hits(prediction, batch.y))
         try:
@@ -198,8 +211,9 @@ class Trainer:
             raise DataError(f"{self.where()}, worker {batch.worker}: {error}") from None
         if not math.isfinite(value):
             raise NumericsError(self._name_bad_rows(batch, float(value)))
-        self.model.backward(slope)
-        return float(value), hits
+        self._tail[Tail.WEIGHT] = self._tail[Tail.ROWS] = len(batch.rows)
+        self._tail[Tail.LOSS], self._tail[Tail.HITS] = float(value), hits
+        return slope
 
     def _name_bad_rows(self, batch: Batch, value: float) -> str:
         """Return a message that names step, worker and the rows whose own loss is not finite."""
@@ -239,6 +253,12 @@ def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
         raise ShapeError(f"the data's rows have shape {tuple(data.x.shape)}, the model takes {model.shape}")
     if loss.integer_target and np.dtype(data.y.dtype).kind not in "iub":
         raise DataError(f"{loss.name} takes whole numbers as target, field {data.y.name!r} is {data.y.dtype}")
+    numbers = 1 if loss.integer_target else math.prod(model.outputs)
+    if math.prod(data.y.shape) != numbers:
+        kind = "one class" if loss.integer_target else f"the model gives {numbers} numbers"
+        raise ShapeError(
+            f"{loss.name}: {kind} a row, field {data.y.name!r} has rows of shape {data.y.shape}; give the model as many outputs"
+        )
 
 
 def identify(trainer: Trainer, sync: EveryStep | LocalSteps, sampling: dict[str, Any]) -> dict[str, str]:

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hpcml.arrays import Device
+from hpcml.comm.alone import Alone
+from hpcml.errors import ConfigError
+from hpcml.nn import Tail
+from hpcml.optim import LARS, SGD, AdamW, Clipped
+from hpcml.sync import SUMS, EveryStep, ExactTree, LocalSteps
+from tests.laws import Job, SynchroniserLaws
+
+
+class TestEveryStep(SynchroniserLaws):
+    def make(self, sum):
+        return EveryStep(sum)
+
+
+class TestEveryStepWithAdam(TestEveryStep):
+    rule = AdamW(0.01)
+
+
+class TestEveryStepWithClippedLARS(TestEveryStep):
+    rule = Clipped(LARS(0.1, decay=0.01), 0.5)
+
+
+class TestModelsAveragedEveryStep(SynchroniserLaws):
+    def make(self, sum):
+        return LocalSteps(1, sum)
+
+
+class TestModelsAveragedEveryThirdStep(SynchroniserLaws):
+    def make(self, sum):
+        return LocalSteps(3, sum)
+
+
+class TestModelsAveragedEveryThirdStepWithAdam(TestModelsAveragedEveryThirdStep):
+    rule = AdamW(0.01)
+
+
+class TestModelsThatMeetOnlyAtTheEnd(SynchroniserLaws):
+    def make(self, sum):
+        return LocalSteps(100, sum)
+
+
+class EqualRows(Job):
+    """A job whose workers all have the same rows: momentum is linear only under constant weights."""
+
+    def rows(self, step, worker):
+        return 4
+
+
+@pytest.mark.parametrize(
+    ("job", "rule"), [(Job, SGD(0.1)), (EqualRows, SGD(0.1, momentum=0.9)), (EqualRows, SGD(0.1, momentum=0.9, nesterov=True))]
+)
+def test_averaging_every_step_is_synchronous_sgd_to_rounding(on_every_rank, job, rule):
+    def program(comm):
+        one, other = job(EveryStep(), comm, 6, rule), job(LocalSteps(1), comm, 6, rule)
+        for step in range(8):
+            one.steps(step, step + 1)
+            other.steps(step, step + 1)
+            np.testing.assert_allclose(other.weights(), one.weights(), rtol=1e-11, atol=1e-13)
+
+    on_every_rank(program)
+
+
+def test_one_worker_alone_is_plain_sgd():
+    job = EqualRows(EveryStep(), Alone(), 1, SGD(0.1))
+    plain = EqualRows(EveryStep(), Alone(), 1, SGD(0.1))
+    expected = plain.arena.data.copy()
+    for step in range(4):
+        plain.arena.data[:] = expected
+        plain.sync.enter(0)
+        plain._differentiate(step, 0)
+        expected -= 0.1 * plain.arena.grad[: plain.arena.n] / 4
+        job.steps(step, step + 1)
+    np.testing.assert_allclose(job.weights(), expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_models_meet_exactly_every_so_many_steps(every):
+    job = Job(LocalSteps(every), Alone(), 6, SGD(0.1))
+    for step in range(10):
+        met = bool(job.steps(step, step + 1))
+        assert met == ((step + 1) % every == 0)
+        replicas = {job.sync.worker_state(worker)["data"].tobytes() for worker in job.hosted}
+        assert (len(replicas) == 1) == met
+
+
+def test_a_period_below_one_step_is_refused():
+    with pytest.raises(ConfigError, match=r"sync\.every is 0"):
+        LocalSteps(0)
+
+
+def test_a_worker_with_a_fault_does_not_move_and_the_fault_is_counted():
+    job = Job(LocalSteps(2), Alone(), 6, SGD(0.1))
+    job.sync.enter(3)
+    before = job.arena.data.copy()
+    job.arena.grad.fill(0)
+    job.arena.tail[Tail.FAULTS] = 1
+    job.sync.leave(3, 0)
+    np.testing.assert_array_equal(job.sync.worker_state(3)["data"], before)
+    assert job.sync.consensus()[Tail.FAULTS] == 1
+
+
+def test_plans_are_equal_where_they_are_written_equal():
+    assert EveryStep() == EveryStep(ExactTree()) == EveryStep(SUMS["tree"])
+    assert LocalSteps(3) != LocalSteps(4)
+    assert repr(EveryStep(SUMS["ring"])) == repr(EveryStep(SUMS["ring"]))
+    assert "0x" not in repr(LocalSteps(8, SUMS["ring"]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("plan", [EveryStep(), LocalSteps(3)])
+def test_a_gpu_follows_the_cpu_to_rounding(plan):
+    rule = SGD(0.1, momentum=0.9)
+    cpu, gpu = Job(plan, Alone(), 6, rule), Job(plan, Alone(), 6, rule, Device(0))
+    cpu.steps(0, 7)
+    gpu.steps(0, 7)
+    np.testing.assert_allclose(gpu.weights(), cpu.weights(), rtol=1e-10, atol=1e-12)

@@ -1,0 +1,131 @@
+"""The typed config: every key has a place, a type and a range; what is written is what is read."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpcml.config import Config, DataConfig, load
+from hpcml.errors import ConfigError
+
+SMALL = '[data]\ntrain = "a-*.h5"\n'
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write TOML to a file and load it with changes."""
+
+    def write(text=SMALL, *changes):
+        path = tmp_path / "job.toml"
+        path.write_text(text)
+        return load(path, changes)
+
+    return write
+
+
+def test_every_key_has_a_default_but_the_training_data():
+    config = Config(DataConfig(train="x"))
+    assert config.train.exact
+    assert config.sync.name == "every-step"
+    with pytest.raises(TypeError):
+        DataConfig()
+
+
+def test_a_change_lies_over_the_file(written):
+    config = written(SMALL + "[train]\nepochs = 3\n", "train.epochs=5", "train.epochs = 6", "sync.name=local-steps", "model.hidden=[3, 4]")
+    assert config.train.epochs == 6
+    assert config.sync.name == "local-steps"
+    assert config.model.hidden == [3, 4]
+
+
+def test_a_bare_word_and_a_quoted_one_are_the_same_string(written):
+    assert written(SMALL, "data.test=b c.h5").data.test == written(SMALL, 'data.test="b c.h5"').data.test == "b c.h5"
+
+
+def test_a_whole_number_is_a_rate_too(written):
+    assert written(SMALL, "optimizer.rate=1").optimizer.rate == 1.0
+
+
+text = st.text(st.characters(codec="utf-8"), max_size=12)
+positive = st.floats(0, 1e300)
+
+
+@given(
+    train=text,
+    hidden=st.lists(st.integers(1, 9), max_size=3),
+    seed=st.integers(0, 2**62),
+    exact=st.booleans(),
+    rate=positive,
+    decay=positive,
+    momentum=st.floats(0, 0.999),
+)
+def test_what_is_written_is_what_is_read(tmp_path_factory, train, hidden, seed, exact, rate, decay, momentum):
+    config = msgspec.convert(
+        {
+            "data": {"train": train},
+            "model": {"hidden": hidden},
+            "train": {"seed": seed, "exact": exact},
+            "optimizer": {"rate": rate, "decay": decay, "momentum": momentum},
+        },
+        Config,
+    )
+    path = tmp_path_factory.mktemp("config") / "config.toml"
+    path.write_text(config.to_toml())
+    assert load(path) == config
+
+
+WRONG = {
+    "train.epoch=3": "unknown key train.epoch; did you mean 'epochs'",
+    "train.btach=3": "did you mean 'batch'",
+    "optimiser.rate=1": r"unknown section \[optimiser\]; did you mean 'optimizer'",
+    "sync.momentum=0.9": "did you mean 'optimizer.momentum'",
+    "train.epochs=many": "train.epochs: expected `int`, got `str`",
+    "train.epochs=2.5": "train.epochs: expected `int`, got `float`",
+    "train.exact=1": "train.exact: expected `bool`, got `int`",
+    "model.hidden=[1.5]": r"model.hidden\[0\]: expected `int`",
+    "model.hidden=[0]": "each layer needs 1 or more units",
+    "optimizer.name=adam": "optimizer.name: invalid enum value 'adam'",
+    "optimizer.rate=-1": "optimizer.rate is -1.0; it must be 0 or more",
+    "optimizer.rate=nan": "optimizer.rate is nan",
+    "optimizer.rate=inf": "optimizer.rate is inf; it must be finite",
+    "optimizer.momentum=1": "optimizer.momentum is 1.0; it must be below 1",
+    "optimizer.decay=-0.1": "optimizer.decay is -0.1; it must be 0 or more",
+    "optimizer.nesterov=true": "means nothing without optimizer.momentum",
+    "optimizer.beta1=0.5": 'optimizer.beta1 means nothing to "sgd"',
+    "rate.floor=0.5": 'rate.floor means nothing to "constant"',
+    "train.batch=0": "train.batch is 0; it must be 1 or more",
+    "run.keep=0": "run.keep is 0; it must be 1 or more",
+    "sync.reducer=ring": "cannot be exact",
+    "train=3": "expected section.key=value",
+    "train.epochs": "expected section.key=value",
+}
+
+
+@pytest.mark.parametrize("change", WRONG)
+def test_what_is_wrong_is_named(written, change):
+    with pytest.raises(ConfigError, match=WRONG[change]):
+        written(SMALL, change)
+
+
+def test_a_file_that_is_wrong_is_named(written, tmp_path):
+    for text, part in {
+        "": "data",
+        "data = 3": "data must be a section",
+        "[data": "not valid TOML",
+        "[data]\n": "data: object missing required field `train`",
+        '[data]\ntrain = "a"\n[model]\nname = "linear"\nhidden = [3]\n': "has no hidden layers",
+    }.items():
+        with pytest.raises(ConfigError, match="job.toml.*" + part.replace("[", "\\[")):
+            written(text)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "nowhere.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load(tmp_path / "binary.toml")
+
+
+def test_a_change_of_what_is_not_a_section_is_refused(written):
+    with pytest.raises(ConfigError, match="'data' is not a section"):
+        written("data = 3", "data.train=x")
