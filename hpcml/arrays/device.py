@@ -27,6 +27,11 @@ def namespace(x: Array) -> Any:
     raise TypeError(f"expected a numpy or cupy array, got {type(x).__name__}; convert it with numpy.asarray")
 
 
+def on_device(x: Array) -> bool:
+    """Return whether x lives on a device, not in host memory."""
+    return namespace(x) is not np
+
+
 def to_host(x: Array) -> np.ndarray:
     """Return x as a numpy array: x itself when it lives in host memory, else a copy that waits for the device."""
     return x if namespace(x) is np else x.get()

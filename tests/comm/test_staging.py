@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcml.arrays.pinned import PinnedChunks
-from hpcml.comm import Op, simulated
+from hpcml.comm import Communicator, Op, simulated
 from hpcml.comm.staging import Staging, cut
 from hpcml.errors import CommError
 from tests.comm.late_chunks import EarlyChunks, LateChunks
+from tests.laws import CommunicatorLaws
 
 NBYTES = 64 * 3
 DTYPES = ["u1", "?", "<i2", "<f2", "<f4", "<f8", "<i8", "<c16"]
@@ -25,6 +26,49 @@ def content(rank, n, dtype, seed=0):
 def staged(size, make, program):
     """Run program(staging, comm) on each rank and return the results."""
     return simulated.run(size, lambda comm: program(Staging(comm, make, NBYTES), comm))
+
+
+class Staged(Communicator):
+    """A communicator whose every array is taken for a device array and staged."""
+
+    def __init__(self, host, make):
+        self.host_ranks, self.make = host, make
+        self.rank, self.size, self.host = host.rank, host.size, host.host
+        self.staging = Staging(host, make, NBYTES)
+        self.exchange, self.all_reduce = self.staging.exchange, self.staging.all_reduce
+        self.broadcast, self.all_gather = self.staging.broadcast, self.gather
+
+    def exchange(self, x, to, into, source):
+        """Replaced above; the base class asks for it."""
+
+    def gather(self, x, out):
+        self.staging.all_gather(np.ascontiguousarray(x).reshape(x.shape), out)
+
+    def split(self, color, key=0):
+        return Staged(self.host_ranks.split(color, key), self.make)
+
+    def by_node(self):
+        inside, across = self.host_ranks.by_node()
+        return Staged(inside, self.make), Staged(across, self.make)
+
+    def shared_blocks(self, nbytes):
+        return self.host_ranks.shared_blocks(nbytes)
+
+    def fence(self):
+        self.host_ranks.fence()
+
+    def release(self):
+        self.host_ranks.release()
+
+
+class TestStagedAsLateAsMayBe(CommunicatorLaws):
+    def make(self, comm):
+        return Staged(comm, LateChunks)
+
+
+class TestStagedAtOnce(CommunicatorLaws):
+    def make(self, comm):
+        return Staged(comm, EarlyChunks)
 
 
 @BOTH
