@@ -36,7 +36,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-single test-gpu check bench clean
+.PHONY: help install demo test test-single test-gpu check bench bench-gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub(/%/, "N", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -90,6 +90,9 @@ check: $(VENV)/.dev ## style, types, job scripts, architecture
 
 bench: $(VENV)/.done ## a training step, measured: rows on the screen and in benchmarks/results
 	$(PYTHON) benchmarks/step.py </dev/null
+
+bench-gpu: $(VENV)/.$(CUDA) ## a GPU's optimizer steps and roads, measured (CUDA=cuda12 or cuda13); rows as above
+	$(PYTHON) benchmarks/gpu.py </dev/null
 
 clean: ## remove what make and the tests made; runs/ and benchmarks/results stay
 	rm -rf .venv .venv-openmpi .venv-site build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache

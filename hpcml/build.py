@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from hpcml.comm.communicator import Communicator, everywhere
+from hpcml.comm.device_start import start_device_roads
 from hpcml.config import Config
 from hpcml.data import Index, ShardedDataset, find_shards, index_shards
 from hpcml.errors import ConfigError, DataError
@@ -168,7 +169,7 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
     """
     train, test = open_train_and_test(config, comm)
     config = resolve_outputs(config, train, comm)
-    notes: list[str] = []
+    comm, notes = start_device_roads(comm, config.run.device, config.run.device_road)
     with comm.together():
         model = build_model(config, train.x.shape)
         if config.train.batch > train.rows:

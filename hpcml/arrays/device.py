@@ -48,6 +48,15 @@ class Device:
         """Return "cpu" or "gpu:N"."""
         return "cpu" if self.index is None else f"gpu:{self.index}"
 
+    @property
+    def model(self) -> str:
+        """Return "cpu", or what the GPU calls itself, such as "NVIDIA H100"."""
+        if self.index is None:
+            return "cpu"
+        import cupy
+
+        return str(cupy.cuda.runtime.getDeviceProperties(self.index)["name"].decode())
+
     def place(self, x: np.ndarray) -> Array:
         """Return x on this device: x itself on the CPU, a copy on a GPU."""
         if self.index is None:

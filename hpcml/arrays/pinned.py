@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays.device import Array
+from hpcml.arrays.device import Array, on_device
 
 
 class PinnedChunks:
@@ -71,3 +71,19 @@ def settle(x: Array) -> None:
 
     with cupy.cuda.Device(x.device.id):
         cupy.cuda.get_current_stream().synchronize()
+
+
+@contextmanager
+def busy_stream(x: Array) -> Iterator[None]:
+    """Run a block on a fresh stream with milliseconds of work still before it, to find out who does not wait; on the CPU, just run it."""
+    if not on_device(x):
+        yield
+        return
+    import cupy
+
+    with cupy.cuda.Device(x.device.id), cupy.cuda.Stream(non_blocking=True) as stream:
+        work = cupy.ones(1 << 24, cupy.float32)
+        for _ in range(50):
+            cupy.sin(work, out=work)
+        yield
+        stream.synchronize()

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from hpcml.cli import checkpoint, evaluate, predict, train
+from hpcml.cli import checkpoint, evaluate, predict, probe, train
 from hpcml.comm.communicator import Communicator
 from hpcml.comm.launch import promise
 from hpcml.errors import HpcmlError
 
-COMMANDS = (train, evaluate, predict, checkpoint)
+COMMANDS = (train, evaluate, predict, checkpoint, probe)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,6 +1,6 @@
 """mpi4py's door: a Communicator over the MPI library, and the start of the world.
 
-Device arrays are staged through host memory unless a probe has shown that the library takes device pointers, so handing it one is always safe.
+Device arrays are staged through host memory unless a probe has shown that the library takes device pointers: handing one over is safe.
 """
 
 from __future__ import annotations
@@ -227,6 +227,15 @@ def world() -> Communicator:
     if MPI.COMM_WORLD.size > 1 and not MPI.Is_initialized():
         raise CommError("MPI is not initialised; do not set mpi4py.rc.initialize to False before hpcml starts")
     return MpiCommunicator(MPI.COMM_WORLD)
+
+
+def library_version() -> str:
+    """Return the name and version of the MPI library that mpi4py is linked to, or "none" where none can be loaded."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError):
+        return "none"
+    return _first_line(MPI.Get_library_version())
 
 
 def _first_line(text: object) -> str:

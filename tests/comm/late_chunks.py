@@ -1,7 +1,7 @@
 """A numpy-backed stand-in for `arrays.pinned.PinnedChunks`, for machines without a GPU.
 
-"Device" arrays are numpy arrays. Copies happen in the order of the stream, but as late as the real ones may: only when the host settles a chunk
-or the caller's stream takes over. What a fetch reads too early or a missing wait leaves behind is garbage, so it is seen.
+"Device" arrays are numpy arrays. Copies happen in the order of the stream, but as late as the real ones may: only when the host settles a
+chunk or the caller's stream takes over. What a fetch reads too early or a missing wait leaves behind is garbage, so it is seen.
 """
 
 from __future__ import annotations

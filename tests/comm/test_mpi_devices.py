@@ -1,4 +1,4 @@
-"""What lies on a device never reaches the MPI library unless it was told to: on every rank of a real world, with a stand-in for device arrays."""
+"""What lies on a device never reaches the MPI library unless told to: on every rank of a real world, with a stand-in for device arrays."""
 
 from __future__ import annotations
 
