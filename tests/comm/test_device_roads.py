@@ -13,7 +13,7 @@ BY_SIZE = DeviceTable({**{operation: [(0, "staged"), (100, "nccl")] for operatio
 
 class TestSeveralRoads(CommunicatorLaws):
     def make(self, comm):
-        return DeviceRoads({"staged": comm, "nccl": comm.split(0, comm.rank)}, BY_SIZE)
+        return DeviceRoads({"staged": comm, "nccl": comm}, BY_SIZE)
 
 
 class Told:
