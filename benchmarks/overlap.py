@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=512)
     args = parser.parse_args()
     comm = hpcml.init()
-    fix_blas_threads(comm, exact=True)
+    fix_blas_threads(comm.size, exact=True)
     runs = contestants(comm, [int(size) for size in args.sizes.split(",")], args.rows)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(args.rounds + 1):

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from hpcml.cli import checkpoint, evaluate, predict, probe, train
+from hpcml.cli import bench, checkpoint, evaluate, predict, probe, train
 from hpcml.comm.communicator import Communicator
 from hpcml.comm.launch import promise
 from hpcml.errors import HpcmlError
 
-COMMANDS = (train, evaluate, predict, checkpoint, probe)
+COMMANDS = (train, evaluate, predict, checkpoint, bench, probe)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -94,6 +94,11 @@ class Communicator(ABC):
         """Return when every rank has called it."""
         self.all_reduce(np.zeros(1, np.int32))
 
+    def meets_within(self, seconds: float) -> bool:
+        """Return whether every rank calls this within so many seconds of this one; used last, since a late rank is not waited for."""
+        self.barrier()
+        return True
+
     def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
         """Return one block of memory a rank, each of which all ranks of this node read and write; None where there is none.
 
@@ -110,8 +115,12 @@ class Communicator(ABC):
         self.barrier()
 
     def release(self) -> None:
-        """Give back the shared blocks, where there are any; every rank calls it, and no array over them is used afterwards."""
+        """Give back the shared blocks and the communicators made from this one; every rank calls it, and uses none of them afterwards."""
         self.barrier()
+
+    def free(self) -> None:
+        """Give back this communicator too, which `split` or `by_node` made; every rank of it calls it."""
+        self.release()
 
     def all_gather_bytes(self, text: bytes) -> list[bytes]:
         """Return every rank's bytes, in rank order, on every rank."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from hpcml.arrays import Array, on_device
+from hpcml.comm.around import Around
 from hpcml.comm.communicator import Communicator, Op
 from hpcml.comm.device_table import STAGED, DeviceTable
 
 
-class DeviceRoads(Communicator):
+class DeviceRoads(Around):
     """Chooses a road for every device array; host arrays, shared blocks and all else take the staged one, which serves everything."""
 
     def __init__(self, roads: dict[str, Communicator], table: DeviceTable) -> None:
@@ -19,18 +18,18 @@ class DeviceRoads(Communicator):
             roads: by name; "staged" must be there, and serves in place of what is not.
             table: the same on every rank.
         """
-        self._roads, self._table, self._base = roads, table, roads[STAGED]
-        self.rank, self.size, self.host = self._base.rank, self._base.size, self._base.host
+        super().__init__(roads[STAGED])
+        self._roads, self._table = roads, table
 
     def _road(self, operation: str, x: Array) -> Communicator:
         if not on_device(x):
-            return self._base
-        return self._roads.get(self._table.pick(operation, x.nbytes), self._base)
+            return self.inner
+        return self._roads.get(self._table.pick(operation, x.nbytes), self.inner)
 
     def exchange(self, x: Array | None, to: int | None, into: Array | None, source: int | None) -> None:
         """Send x to one rank while receiving `into` from another, on one road whatever their sizes."""
         first = x if x is not None and to is not None else into
-        road = self._base if first is None else self._road("exchange", first)
+        road = self.inner if first is None else self._road("exchange", first)
         road.exchange(x, to, into, source)
 
     def all_reduce(self, x: Array, op: Op = Op.SUM) -> None:
@@ -45,23 +44,15 @@ class DeviceRoads(Communicator):
         """Overwrite x, on every rank, with the root's x."""
         self._road("broadcast", x).broadcast(x, root)
 
-    def barrier(self) -> None:
-        """Return when every rank has called it."""
-        self._base.barrier()
-
-    def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
-        """Return the staged road's shared blocks."""
-        blocks = self._base.shared_blocks(nbytes)
-        self.shortage = self._base.shortage
-        return blocks
-
-    def fence(self) -> None:
-        """Return when every rank has called it and all see what was written to shared blocks before."""
-        self._base.fence()
-
     def release(self) -> None:
-        """Give back the shared blocks."""
-        self._base.release()
+        """Give back shared blocks and the communicators made from this one, on every road."""
+        for road in self._roads.values():
+            road.release()
+
+    def free(self) -> None:
+        """Give back every road; only for what `split` or `by_node` made, whose roads are its own."""
+        for road in self._roads.values():
+            road.free()
 
     def split(self, color: int, key: int = 0) -> Communicator:
         """Return the communicator of the ranks that gave the same color, ordered by (key, rank), on the same roads."""
@@ -72,7 +63,3 @@ class DeviceRoads(Communicator):
         pairs = {name: road.by_node() for name, road in self._roads.items()}
         inside, across = ({name: pair[k] for name, pair in pairs.items()} for k in (0, 1))
         return DeviceRoads(inside, self._table), DeviceRoads(across, self._table)
-
-    def abort(self, code: int = 1) -> None:
-        """End every process of the world at once with this exit code."""
-        self._base.abort(code)

@@ -45,7 +45,10 @@ def start_device_roads(comm: Communicator, device: str, road: str) -> tuple[Comm
     """
     if device == "cpu" or comm.size == 1 or not isinstance(comm, MpiCommunicator):
         return comm, []
-    place = comm.by_node()[0].rank
+    inside, across = comm.by_node()
+    place = inside.rank
+    inside.free()
+    across.free()
     with comm.together():
         chosen = choose_device(device, place)
         chosen.activate()

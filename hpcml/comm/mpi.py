@@ -45,6 +45,7 @@ class MpiCommunicator(Communicator):
 
         self._mpi = MPI
         self._windows: list[Any] = []
+        self._children: list[MpiCommunicator] = []
         self.threaded = MPI.Query_thread() >= MPI.THREAD_SERIALIZED
         self._ops = {Op.SUM: MPI.SUM, Op.MIN: MPI.MIN, Op.MAX: MPI.MAX}
 
@@ -56,17 +57,17 @@ class MpiCommunicator(Communicator):
         empty = np.empty(0, np.uint8)
         out: Array = empty if x is None or to is None else flatten(x).view(np.uint8)
         landing: Array = empty if into is None or source is None else flatten(into).view(np.uint8)
-        null = self._mpi.PROC_NULL
         byte = self._mpi.BYTE
-        arrived = [self._mpi.Status(), self._mpi.Status()]
         for send, receive in _pairs(out, landing):
-            receiving = self.handle.Irecv([receive, byte], null if source is None else source, 0)
-            self._complete([receiving, self.handle.Isend([send, byte], null if to is None else to, 0)], arrived)
-            if arrived[0].Get_count(byte) != receive.size:  # MPI takes a shorter message without a word
-                raise CommError(
-                    f"rank {self.rank} expected {receive.size} bytes from rank {source}, got {arrived[0].Get_count(byte)};"
-                    " both sides must pass the same size and dtype, on the same kind of device"
-                )
+            requests = []
+            if source is not None and receive is not None:
+                requests.append(self.handle.Irecv([receive, byte], source, 0))
+            if to is not None and send is not None:
+                requests.append(self.handle.Isend([send, byte], to, 0))
+            arrived = [self._mpi.Status() for _ in requests]
+            self._complete(requests, arrived)
+            if source is not None and receive is not None:
+                self._require_count(arrived[0], receive.size, source)
 
     def all_reduce(self, x: Array, op: Op = Op.SUM) -> None:
         """Overwrite x with the element-wise op of all ranks' x, by the library's all-reduce where it knows the dtype."""
@@ -133,6 +134,23 @@ class MpiCommunicator(Communicator):
                 settle(x)
         return bool(there) and not self.direct
 
+    def _require_count(self, arrived: Any, expected: int, source: int) -> None:
+        """Raise CommError if a message was shorter than its buffer, which MPI takes without a word."""
+        if arrived.Get_count(self._mpi.BYTE) != expected:
+            raise CommError(
+                f"rank {self.rank} expected {expected} bytes from rank {source}, got {arrived.Get_count(self._mpi.BYTE)};"
+                " both sides must pass the same size and dtype, on the same kind of device"
+            )
+
+    def meets_within(self, seconds: float) -> bool:
+        """Return whether every rank calls this within so many seconds of this one."""
+        request, end = self.handle.Ibarrier(), time.monotonic() + seconds
+        while not request.Test():
+            if time.monotonic() > end:
+                return False
+            time.sleep(PAUSE)
+        return True
+
     def _complete(self, requests: list[Any], statuses: list[Any] | None = None) -> None:
         """Return when the requests are complete: as the library waits, or giving the core away between two looks."""
         if not self.patient:
@@ -152,7 +170,11 @@ class MpiCommunicator(Communicator):
         if need[0] > room[0]:
             self.shortage = node.explain(int(need[0]), int(room[0]))
             return None
-        window, blocks = node.open_window(self.handle, nbytes)
+        try:
+            window, blocks = node.open_window(self.handle, nbytes)
+        except self._mpi.Exception as error:  # a collective call: it fails on every rank of the node
+            self.shortage = f"the MPI library cannot share memory inside this node ({_last_line(error)}), so each rank keeps its own copy"
+            return None
         self._windows.append(window)
         return blocks
 
@@ -165,20 +187,34 @@ class MpiCommunicator(Communicator):
             window.Sync()
 
     def release(self) -> None:
-        """Give back the shared blocks."""
+        """Give back the shared blocks and the communicators made from this one."""
+        for child in self._children:
+            child.free()
         for window in self._windows:
             window.Unlock_all()
             window.Free()
+        self._children.clear()
         self._windows.clear()
+
+    def free(self) -> None:
+        """Give back this communicator too; once is enough."""
+        if self.handle != self._mpi.COMM_NULL:
+            self.release()
+            self.handle.Free()
 
     def split(self, color: int, key: int = 0) -> Communicator:
         """Return the communicator of the ranks that gave the same color, ordered by (key, rank)."""
-        return MpiCommunicator(self.handle.Split(color, key), self.direct)
+        return self._own(self.handle.Split(color, key))
 
     def by_node(self) -> tuple[Communicator, Communicator]:
         """Return (the ranks that share this node's memory, the ranks with this place in each node)."""
-        inside = self.handle.Split_type(self._mpi.COMM_TYPE_SHARED, self.rank)
-        return MpiCommunicator(inside, self.direct), self.split(inside.rank, self.rank)
+        inside = self._own(self.handle.Split_type(self._mpi.COMM_TYPE_SHARED, self.rank))
+        return inside, self.split(inside.rank, self.rank)
+
+    def _own(self, handle: Any) -> MpiCommunicator:
+        child = MpiCommunicator(handle, self.direct)
+        self._children.append(child)
+        return child
 
     def abort(self, code: int = 1) -> None:
         """End every process of the world at once with this exit code."""
@@ -187,10 +223,14 @@ class MpiCommunicator(Communicator):
         self._mpi.COMM_WORLD.Abort(code)
 
 
-def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Cut both buffers into as many chunks as the longer needs, at least one."""
+def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
+    """Cut both buffers into chunks, at least one; None where only the other has one more.
+
+    How many messages a buffer takes depends on its own length alone, since that is all that its two sides both know.
+    """
     for start in range(0, max(out.size, landing.size, 1), CHUNK):
-        yield out[start : start + CHUNK], landing[start : start + CHUNK]
+        end = start + CHUNK
+        yield out[start:end] if start < max(out.size, 1) else None, landing[start:end] if start < max(landing.size, 1) else None
 
 
 @cache
@@ -227,6 +267,10 @@ def world() -> Communicator:
     if MPI.COMM_WORLD.size > 1 and not MPI.Is_initialized():
         raise CommError("MPI is not initialised; do not set mpi4py.rc.initialize to False before hpcml starts")
     return MpiCommunicator(MPI.COMM_WORLD)
+
+
+def _last_line(error: Exception) -> str:
+    return " ".join(str(error).strip().splitlines()[-1].split())
 
 
 def library_version() -> str:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from hpcml.arrays import Array, on_device
+from hpcml.comm.around import Around
 from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows
 from hpcml.comm.staging import is_short, reduce_wide
 from hpcml.errors import DeviceError
 
 
-class NcclCommunicator(Communicator):
+class NcclCommunicator(Around):
     """A Communicator over NCCL for device arrays, around one for everything else."""
 
     def __init__(self, host: Communicator) -> None:
@@ -27,8 +28,7 @@ class NcclCommunicator(Communicator):
         Raises:
             DeviceError: on every rank, where NCCL cannot serve; the message says why.
         """
-        self.rank, self.size, self.host = host.rank, host.size, host.host
-        self._host = host
+        super().__init__(host)
         reason = why_not(host)
         if reason:
             raise DeviceError(reason)
@@ -43,7 +43,7 @@ class NcclCommunicator(Communicator):
         send = None if to is None or x is None else flatten(x)
         receive = None if source is None or into is None else flatten(into)
         if not any(half is not None and on_device(half) for half in (send, receive)):
-            self._host.exchange(x, to, into, source)
+            self.inner.exchange(x, to, into, source)
             return
         self._nccl.groupStart()
         try:
@@ -60,14 +60,14 @@ class NcclCommunicator(Communicator):
         if on_device(x) and is_short(x.dtype):
             reduce_wide(self, flat, op)
         elif not on_device(x) or str(x.dtype) not in self._dtypes:
-            self._host.all_reduce(x, op)
+            self.inner.all_reduce(x, op)
         elif flat.size:
             self._ring.allReduce(flat.data.ptr, flat.data.ptr, flat.size, self._dtypes[str(x.dtype)], self._ops[op], _stream())
 
     def all_gather(self, x: Array, out: Array) -> None:
         """Overwrite out, of shape (size, *x.shape), with every rank's x in rank order."""
         if not on_device(x):
-            self._host.all_gather(x, out)
+            self.inner.all_gather(x, out)
             return
         rows = gather_rows(x, out, self.size)
         mine = x if x.flags.c_contiguous else x.copy()
@@ -78,40 +78,23 @@ class NcclCommunicator(Communicator):
         """Overwrite x, on every rank, with the root's x."""
         flat = flatten(x)
         if not on_device(x):
-            self._host.broadcast(x, root)
+            self.inner.broadcast(x, root)
         elif flat.size:
             self._ring.broadcast(flat.data.ptr, flat.data.ptr, flat.nbytes, self._nccl.NCCL_UINT8, root, _stream())
 
-    def barrier(self) -> None:
-        """Return when every rank has called it."""
-        self._host.barrier()
-
-    def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
-        """Return the host's shared blocks."""
-        blocks = self._host.shared_blocks(nbytes)
-        self.shortage = self._host.shortage
-        return blocks
-
-    def fence(self) -> None:
-        """Return when every rank has called it and all see what was written to shared blocks before."""
-        self._host.fence()
-
-    def release(self) -> None:
-        """Give back the shared blocks."""
-        self._host.release()
+    def free(self) -> None:
+        """Give back NCCL's communicator and the host's."""
+        self._ring.destroy()
+        self.inner.free()
 
     def split(self, color: int, key: int = 0) -> Communicator:
         """Return the communicator of the ranks that gave the same color, ordered by (key, rank)."""
-        return NcclCommunicator(self._host.split(color, key))
+        return NcclCommunicator(self.inner.split(color, key))
 
     def by_node(self) -> tuple[Communicator, Communicator]:
         """Return (the ranks of this node, the ranks with this place in each node)."""
-        inside, across = self._host.by_node()
+        inside, across = self.inner.by_node()
         return NcclCommunicator(inside), NcclCommunicator(across)
-
-    def abort(self, code: int = 1) -> None:
-        """End every process of the world at once with this exit code."""
-        self._host.abort(code)
 
 
 def why_not(host: Communicator, place: Callable[[], str] | None = None) -> str:

@@ -1,6 +1,6 @@
 """From gradient to parameters: rules and rates over flat vectors."""
 
-from hpcml.optim.apply import Scratch, apply, apply_whole
+from hpcml.optim.blocks import Scratch, apply, apply_whole
 from hpcml.optim.norms import norm
 from hpcml.optim.rates import Constant, Cosine, Rate, Steps, Warmup, linear_scaling
 from hpcml.optim.rules import LARS, SGD, AdamW, Clipped, Rule

@@ -1,7 +1,7 @@
 """How a mean gradient moves the parameters: arithmetic over blocks of flat vectors.
 
 Letters: n parameters, k state vectors, m elements of a block. A rule is a frozen description; whoever owns parameters owns the (k, n) state
-beside them, so one rule serves many replicas, any slice of a vector, and every checkpoint. `apply` in apply.py goes over the blocks.
+beside them, so one rule serves many replicas, any slice of a vector, and every checkpoint. `apply` in blocks.py goes over the blocks.
 """
 
 from __future__ import annotations

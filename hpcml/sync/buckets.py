@@ -76,6 +76,13 @@ class Bucket:
                 np.add(left, right, out=out)
             yield part, result
 
+    def write(self, target: Array) -> None:
+        """Write the owned slice of the sum over all workers into a vector of its length."""
+        if self._lane is None:
+            self.add_into(0, target)
+        else:
+            target[:] = self._lane.root[: len(target)]
+
     def add_into(self, top: int, target: Array) -> None:
         """Write the owned slice of one subtree's sum into a vector of its length."""
         for part, steps, result in self._plans[top]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from hpcml.arrays import Array, spans
+from hpcml.arrays.memory import ALIGNMENT
 from hpcml.sync.buckets import Bucket
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.progress import Progress
@@ -48,9 +49,8 @@ class NodeSum:
         local = [runs[rank] for rank in nodes.members]
         self._merges = merges(runs[nodes.order.rank], workers)
         depths = [deepest(merges(run, workers)) for run in local]
-        stacks = nodes.share([(depth, n + tail) for depth in depths], np.dtype(dtype))
+        stacks, self._vectors = _share(nodes, depths, vectors, n, tail, np.dtype(dtype))
         self._stack = list(stacks[nodes.inside.rank])
-        self._vectors = nodes.share([(vectors, n)] + [(0,)] * (nodes.inside.size - 1), np.dtype(dtype))[0]
         held = {node: stacks[k][i] for k, run in enumerate(local) for i, node in enumerate(subtrees(run, workers))}
         node_runs = [slice(runs[ranks[0]].start, runs[ranks[-1]].stop) for ranks in nodes.ranks]
         # Inside one node there is nothing to wait for, so one bucket does; the tail rides in the first, which ends where it begins.
@@ -99,6 +99,11 @@ class NodeSum:
         for bucket in self._buckets:
             yield from bucket.blocks()
 
+    def write(self, vector: Array) -> None:
+        """Write the sum over all workers into the owned parts of a vector of n numbers."""
+        for bucket in self._buckets:
+            bucket.write(vector[bucket.owned])
+
     def settle(self) -> None:
         """Return when all ranks of the node have read the sums and written their parts of shared vectors."""
         self.nodes.inside.fence()
@@ -118,3 +123,12 @@ class NodeSum:
             top -= 1
         self.nodes.inside.fence()
         bucket.cross()
+
+
+def _share(nodes: Nodes, depths: list[int], vectors: int, n: int, tail: int, dtype: np.dtype[Any]) -> tuple[list[Array], Array]:
+    """Return a stack (depth, n + tail) a rank of the node and vectors (vectors, n) for all, in one window: each costs every fence."""
+    aligned = ALIGNMENT // dtype.itemsize
+    behind = [-(-depth * (n + tail) // aligned) * aligned for depth in depths]
+    blocks = nodes.share([(length + (vectors * n if k == 0 else 0),) for k, length in enumerate(behind)], dtype)
+    stacks = [block[: depth * (n + tail)].reshape(depth, n + tail) for block, depth in zip(blocks, depths, strict=True)]
+    return stacks, blocks[0][behind[0] :].reshape(vectors, n)

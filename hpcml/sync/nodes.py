@@ -36,8 +36,17 @@ class Nodes:
         self.number = next(k for k, ranks in enumerate(self.ranks) if self.order.rank in ranks)
         self.members, self.count = self.ranks[self.number], len(self.ranks)
         self.lanes = min(len(ranks) for ranks in self.ranks)
+        self._comm = comm
         self.inside, self.across = (Alone(), self.order) if apart else self.order.by_node()
         self.note = ""
+
+    def close(self) -> None:
+        """Give back the node's memory and the communicators; every rank calls it."""
+        self.inside.free()
+        if self.across is not self.order:
+            self.across.free()
+        if self.order is not self._comm:
+            self.order.free()
 
     def share(self, shapes: Sequence[tuple[int, ...]], dtype: Any) -> list[Array]:
         """Return zeroed arrays of these shapes, one a rank of this node, that all its ranks read and write.
@@ -59,9 +68,11 @@ class Nodes:
 
 def _leaders(comm: Communicator) -> list[int]:
     """Return, for each rank, the first rank of its node."""
-    inside, _ = comm.by_node()
+    inside, across = comm.by_node()
     first = np.array([comm.rank], np.int64)
     inside.all_reduce(first, Op.MIN)
     leaders = np.zeros((comm.size, 1), np.int64)
     comm.all_gather(first, leaders)
+    inside.free()
+    across.free()
     return [int(leader) for leader in leaders[:, 0]]

@@ -6,6 +6,7 @@ While the thread works the main thread computes and calls no MPI, so MPI_THREAD_
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -18,12 +19,13 @@ class Progress:
 
     def __init__(self, threaded: bool) -> None:
         """Start the thread, if there is to be one."""
-        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._done: SimpleQueue[BaseException | None] = SimpleQueue()
         self._open = 0
         self._threaded = threaded
         if threaded:
-            threading.Thread(target=self._work, name="hpcml-progress", daemon=True).start()
+            threading.Thread(target=_work, args=(self._jobs, self._done), name="hpcml-progress", daemon=True).start()
+            weakref.finalize(self, self._jobs.put, None)  # the thread ends with the last user
 
     def start(self, job: Callable[[Any], None], argument: Any) -> None:
         """Run job(argument) after those started before."""
@@ -41,12 +43,13 @@ class Progress:
             if error is not None:
                 raise error
 
-    def _work(self) -> None:
-        while True:
-            job, argument = self._jobs.get()
-            try:
-                job(argument)
-            except BaseException as error:  # whoever waits must hear of it: a thread that dies in silence would hang the rank
-                self._done.put(error)
-            else:
-                self._done.put(None)
+
+def _work(jobs: SimpleQueue[Job | None], done: SimpleQueue[BaseException | None]) -> None:
+    while (job := jobs.get()) is not None:
+        try:
+            job[0](job[1])
+        except BaseException as error:  # whoever waits must hear of it: a thread that dies in silence would hang the rank
+            done.put(error)
+        else:
+            done.put(None)
+        del job  # the jobs' owner may go as soon as they are done

@@ -11,14 +11,14 @@ after the last
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
 from hpcml.arrays import Array, aligned, span, spans, to_host
 from hpcml.comm.communicator import Communicator
-from hpcml.comm.schedules import Schedule
+from hpcml.comm.roads import Road
 from hpcml.sync.crossing import crossing
 from hpcml.sync.tree import deepest, merges, subtrees
 
@@ -159,37 +159,3 @@ class RoadSum(_Private):
         self._count = 0
         self._road()
         return self._tail()
-
-
-Road = Callable[[Communicator, Array], Callable[[], None]]
-"""(comm, x) -> a function that overwrites x with the sum over the ranks; made once, called every step."""
-
-
-def library(comm: Communicator, x: Array) -> Callable[[], None]:
-    """Return the road of the MPI library's own all-reduce."""
-    return lambda: comm.all_reduce(x)
-
-
-def scheduled(schedule: Schedule) -> Road:
-    """Return the road that follows a pure schedule, one exchange a round."""
-
-    def road(comm: Communicator, x: Array) -> Callable[[], None]:
-        rounds = list(schedule(comm.rank, comm.size, x.size))
-        longest = max((t.receive.stop - t.receive.start for t in rounds if t.add), default=0)
-        scratch = _empty_like(x, longest)
-
-        def run() -> None:
-            for t in rounds:
-                target = x[t.receive]
-                landing = scratch[: target.size] if t.add else target
-                comm.exchange(x[t.send], t.to, landing, t.source)
-                if t.add:
-                    target += landing
-
-        return run
-
-    return road
-
-
-def _empty_like(x: Array, length: int) -> Array:
-    return aligned(length, x.dtype) if isinstance(x, np.ndarray) else x[:length].copy()

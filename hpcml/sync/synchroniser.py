@@ -16,10 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from hpcml.arrays import Array, namespace
+from hpcml.comm.roads import Road
 from hpcml.nn.arena import Arena, Tail
 from hpcml.sync.node_sum import NodeSum
 from hpcml.sync.nodes import Nodes
-from hpcml.sync.reducers import Part, Reducer, Road, RoadSum, TreeSum
+from hpcml.sync.reducers import Part, Reducer, RoadSum, TreeSum
 
 Arrays = dict[str, Array]
 
@@ -98,7 +99,21 @@ class Fast:
         return RoadSum(nodes.order, workers, arena.n, len(Tail), arena.dtype, namespace(arena.data), self.road)
 
 
-Sum = ExactTree | Fast
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """The fast way that fits the machine: the nodes' memory where ranks share one, else a road chosen by size."""
+
+    road: Road = field(repr=False)
+    exact: bool = False
+
+    def reducer(self, nodes: Nodes, workers: int, arena: Arena, vectors: int) -> Reducer:
+        """Return a reducer with its memory."""
+        if any(len(ranks) > 1 for ranks in nodes.ranks) and namespace(arena.data) is np:
+            return ExactTree().reducer(nodes, workers, arena, vectors)
+        return Fast("auto", self.road).reducer(nodes, workers, arena, vectors)
+
+
+Sum = ExactTree | Fast | Auto
 
 
 def divide(total: Array, weight: float) -> None:

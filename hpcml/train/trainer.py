@@ -86,7 +86,7 @@ class Trainer:
         self.nodes = Nodes(self.comm)
         run = span(self.workers, self.comm.size, self.nodes.order.rank)
         self.hosted = range(run.start, run.stop)
-        fix_blas_threads(self.comm, sync.sum.exact, threads)
+        fix_blas_threads(self.nodes.inside.size, sync.sum.exact, threads)
         with self.comm.together():
             require_fit(model, loss, data)
             model.move(choose_device(device, self.nodes.inside.rank))
@@ -151,6 +151,13 @@ class Trainer:
         """Return loss and metrics of the mean model over all rows of a data set, equal on all ranks."""
         self._require_no_fault(self.sync.consensus())
         return evaluate(self.model, self.loss, data, self.nodes.order, self.workers)
+
+    def close(self) -> None:
+        """Give back shared memory, communicators and files; every rank calls it, and neither model nor trainer is used afterwards."""
+        self.nodes.close()
+        self.data.close()
+        if self.test is not None:
+            self.test.close()
 
     def where(self) -> str:
         """Return the position in words, for messages."""

@@ -19,7 +19,7 @@ class TestSeveralRoads(CommunicatorLaws):
 class Told:
     """A road that tells its name."""
 
-    rank, size, host = 0, 1, "here"
+    rank, size, host, threaded = 0, 1, "here", True
 
     def __init__(self, name, story):
         self.name, self.story = name, story

@@ -50,7 +50,7 @@ class RuleLaws:
     def test_the_size_of_the_blocks_changes_no_bits(self, monkeypatch, block):
         p, gradients = self.case(2, dtype=np.float32)
         expected = self.run(self.make(0.1), p, gradients)
-        monkeypatch.setattr("hpcml.optim.apply.BLOCK", block)
+        monkeypatch.setattr("hpcml.optim.blocks.BLOCK", block)
         np.testing.assert_array_equal(self.run(self.make(0.1), p, gradients), expected)
 
     def test_a_rate_by_step_is_asked_for_every_step(self, xp):

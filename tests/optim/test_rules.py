@@ -131,7 +131,7 @@ def test_no_momentum_keeps_no_state():
 @pytest.mark.parametrize("n", [0, 1, 5, 12])
 @pytest.mark.parametrize("block", [1, 4, 12, 99])
 def test_blocks_cover_the_vector_once_with_scratch_of_their_length(monkeypatch, n, block):
-    monkeypatch.setattr("hpcml.optim.apply.BLOCK", block)
+    monkeypatch.setattr("hpcml.optim.blocks.BLOCK", block)
     work = Scratch(np.zeros(n), [])
     for whole in (slice(0, n), slice(n // 3, n)):
         covered = []

@@ -166,6 +166,22 @@ class TestRecursiveDoubling(RoadLaws):
     name = "doubling"
 
 
+class TestTheDoubleTree(RoadLaws):
+    name = "double-tree"
+
+
+class TestHalvingAndDoubling(RoadLaws):
+    name = "halving"
+
+
+class TestTwoLevels(RoadLaws):
+    name = "two-level"
+
+
+class TestLanes(RoadLaws):
+    name = "lanes"
+
+
 def test_every_named_sum_has_its_laws_here():
     assert set(SUMS) == {"tree"} | {laws.name for laws in RoadLaws.__subclasses__()}
 
