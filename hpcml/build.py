@@ -14,6 +14,7 @@ import numpy as np
 
 from hpcml.comm.choice import automatic, load_table, table_path
 from hpcml.comm.communicator import Communicator, everywhere
+from hpcml.comm.device_start import start_device_roads
 from hpcml.config import Config, DataConfig
 from hpcml.data import Index, ShardedDataset, find_shards, index_shards
 from hpcml.data.cache import CachedDataset
@@ -220,7 +221,7 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
     statistics = keep_statistics(config, train, comm, folder)
     train, test = transformed(train, config, statistics, comm), test and transformed(test, config, statistics, comm)
     config = resolve_outputs(config, train, comm)
-    notes: list[str] = []
+    comm, notes = start_device_roads(comm, config.run.device, config.run.device_road)
     with comm.together():
         config = resolve_sampling(config, train, comm.size)
         model = build_model(config, train.x.shape)

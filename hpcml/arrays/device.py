@@ -27,6 +27,11 @@ def namespace(x: Array) -> Any:
     raise TypeError(f"expected a numpy or cupy array, got {type(x).__name__}; convert it with numpy.asarray")
 
 
+def on_device(x: Array) -> bool:
+    """Return whether x lives on a device, not in host memory."""
+    return namespace(x) is not np
+
+
 def to_host(x: Array) -> np.ndarray:
     """Return x as a numpy array: x itself when it lives in host memory, else a copy that waits for the device."""
     return x if namespace(x) is np else x.get()
@@ -42,6 +47,15 @@ class Device:
     def name(self) -> str:
         """Return "cpu" or "gpu:N"."""
         return "cpu" if self.index is None else f"gpu:{self.index}"
+
+    @property
+    def model(self) -> str:
+        """Return "cpu", or what the GPU calls itself, such as "NVIDIA H100"."""
+        if self.index is None:
+            return "cpu"
+        import cupy
+
+        return str(cupy.cuda.runtime.getDeviceProperties(self.index)["name"].decode())
 
     def place(self, x: np.ndarray) -> Array:
         """Return x on this device: x itself on the CPU, a copy on a GPU."""

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from hpcml.cli import bench, checkpoint, data, evaluate, predict, train
+from hpcml.cli import bench, checkpoint, data, evaluate, predict, probe, train
 from hpcml.comm.communicator import Communicator
 from hpcml.comm.launch import promise
 from hpcml.errors import HpcmlError
 
-COMMANDS = (train, evaluate, predict, data, checkpoint, bench)
+COMMANDS = (train, evaluate, predict, data, checkpoint, bench, probe)
 
 
 class _Parser(argparse.ArgumentParser):

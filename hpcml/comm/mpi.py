@@ -1,6 +1,6 @@
 """mpi4py's door: a Communicator over the MPI library, and the start of the world.
 
-Device arrays are staged through host memory here, so that no caller needs to know whether the library takes device pointers.
+Device arrays are staged through host memory unless a probe has shown that the library takes device pointers: handing one over is safe.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Array, aligned, namespace, to_host
+from hpcml.arrays import Array, aligned, namespace, on_device
+from hpcml.arrays.pinned import settle
 from hpcml.comm import node
 from hpcml.comm.alone import Alone
 from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows
 from hpcml.comm.launch import promise
+from hpcml.comm.staging import Staging, is_short, reduce_wide
 from hpcml.errors import CommError, LaunchError
 
 CHUNK = 1 << 27
@@ -34,9 +36,10 @@ PAUSE = 50e-6
 class MpiCommunicator(Communicator):
     """A Communicator over an mpi4py communicator."""
 
-    def __init__(self, handle: Any) -> None:
-        """Wrap an mpi4py.MPI.Comm."""
-        self.handle = handle
+    def __init__(self, handle: Any, direct: bool = False) -> None:
+        """Wrap an mpi4py.MPI.Comm; with `direct`, device arrays go to the library as they are, which kills the process where it cannot."""
+        self.handle, self.direct = handle, direct
+        self._staging = Staging(self)
         self.rank, self.size, self.host = handle.rank, handle.size, socket.gethostname()
         from mpi4py import MPI
 
@@ -48,53 +51,62 @@ class MpiCommunicator(Communicator):
 
     def exchange(self, x: Array | None, to: int | None, into: Array | None, source: int | None) -> None:
         """Send x to one rank while receiving `into` from another, as bytes, so that any dtype travels."""
+        if self._must_stage(None if to is None else x, None if source is None else into):
+            self._staging.exchange(x, to, into, source)
+            return
         empty = np.empty(0, np.uint8)
-        out = empty if x is None or to is None else to_host(flatten(x)).view(np.uint8)
-        target: Array = empty if into is None or source is None else flatten(into)
-        landing = target if namespace(target) is np else np.empty(target.size, target.dtype)
+        out: Array = empty if x is None or to is None else flatten(x).view(np.uint8)
+        landing: Array = empty if into is None or source is None else flatten(into).view(np.uint8)
         byte = self._mpi.BYTE
-        for send, receive in _pairs(out, landing.view(np.uint8)):
+        for send, receive in _pairs(out, landing):
             requests = []
             if source is not None and receive is not None:
                 requests.append(self.handle.Irecv([receive, byte], source, 0))
             if to is not None and send is not None:
                 requests.append(self.handle.Isend([send, byte], to, 0))
-            self._complete(requests)
-        if landing is not target:
-            target.set(landing)
+            arrived = [self._mpi.Status() for _ in requests]
+            self._complete(requests, arrived)
+            if source is not None and receive is not None:
+                self._require_count(arrived[0], receive.size, source)
 
     def all_reduce(self, x: Array, op: Op = Op.SUM) -> None:
         """Overwrite x with the element-wise op of all ranks' x, by the library's all-reduce where it knows the dtype."""
         flat = flatten(x)
+        if is_short(x.dtype) and on_device(x):
+            reduce_wide(self, flat, op)
+            return
         if x.dtype.kind not in "iuf" or x.dtype == np.float16:
             super().all_reduce(x, op)  # no MPI type adds these as numpy does
             return
-        host = to_host(flat)
+        if self._must_stage(flat):
+            self._staging.all_reduce(flat, op)
+            return
         for start in range(0, max(flat.size, 1), CHUNK):
-            self.handle.Allreduce(self._mpi.IN_PLACE, host[start : start + CHUNK], self._ops[op])
-        if host is not flat:
-            flat.set(host)
+            self.handle.Allreduce(self._mpi.IN_PLACE, flat[start : start + CHUNK], self._ops[op])
 
     def all_gather(self, x: Array, out: Array) -> None:
         """Overwrite out, of shape (size, *x.shape), with every rank's x in rank order."""
-        if x.nbytes >= CHUNK or namespace(x) is not np:
+        rows = gather_rows(x, out, self.size)
+        mine = x if x.flags.c_contiguous else namespace(x).ascontiguousarray(x)
+        if self._must_stage(mine, rows):
+            self._staging.all_gather(mine.reshape(x.shape), out)
+            return
+        if x.nbytes >= CHUNK:
             super().all_gather(x, out)
             return
-        rows = gather_rows(x, out, self.size)
-        mine = np.ascontiguousarray(x).view(np.uint8).reshape(-1)
-        self.handle.Allgather([mine, self._mpi.BYTE], [rows.reshape(-1).view(np.uint8), self._mpi.BYTE])
+        self.handle.Allgather([mine.reshape(-1).view(np.uint8), self._mpi.BYTE], [rows.reshape(-1).view(np.uint8), self._mpi.BYTE])
 
     def broadcast(self, x: Array, root: int = 0) -> None:
         """Overwrite x, on every rank, with the root's x."""
         if self.patient:
             super().broadcast(x, root)
             return
-        flat = flatten(x)
-        host = to_host(flat).view(np.uint8)
-        for start in range(0, max(host.size, 1), CHUNK):
-            self.handle.Bcast([host[start : start + CHUNK], self._mpi.BYTE], root)
-        if namespace(flat) is not np:
-            flat.set(host.view(flat.dtype))
+        flat = flatten(x).view(np.uint8)
+        if self._must_stage(flat):
+            self._staging.broadcast(flat, root)
+            return
+        for start in range(0, max(flat.size, 1), CHUNK):
+            self.handle.Bcast([flat[start : start + CHUNK], self._mpi.BYTE], root)
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
@@ -102,6 +114,33 @@ class MpiCommunicator(Communicator):
             self._complete([self.handle.Ibarrier()])
         else:
             self.handle.Barrier()
+
+    def handing_over(self) -> MpiCommunicator:
+        """Return a communicator of the same ranks that hands device arrays to the library as they are."""
+        return MpiCommunicator(self.handle, direct=True)
+
+    def _must_stage(self, *arrays: Array | None) -> bool:
+        """Return whether the arrays lie on a device and the library must not see them; what it may see is settled first.
+
+        Raises:
+            CommError: if one lies on a device and another in host memory: the ranks would cut their messages in different ways.
+        """
+        given = [x for x in arrays if x is not None]
+        there = [x for x in given if on_device(x)]
+        if 0 < len(there) < len(given):
+            raise CommError("one array of an operation lies on a device, the other in host memory; place both alike")
+        if there and self.direct:
+            for x in there:
+                settle(x)
+        return bool(there) and not self.direct
+
+    def _require_count(self, arrived: Any, expected: int, source: int) -> None:
+        """Raise CommError if a message was shorter than its buffer, which MPI takes without a word."""
+        if arrived.Get_count(self._mpi.BYTE) != expected:
+            raise CommError(
+                f"rank {self.rank} expected {expected} bytes from rank {source}, got {arrived.Get_count(self._mpi.BYTE)};"
+                " both sides must pass the same size and dtype, on the same kind of device"
+            )
 
     def meets_within(self, seconds: float) -> bool:
         """Return whether every rank calls this within so many seconds of this one."""
@@ -112,12 +151,12 @@ class MpiCommunicator(Communicator):
             time.sleep(PAUSE)
         return True
 
-    def _complete(self, requests: list[Any]) -> None:
+    def _complete(self, requests: list[Any], statuses: list[Any] | None = None) -> None:
         """Return when the requests are complete: as the library waits, or giving the core away between two looks."""
         if not self.patient:
-            self._mpi.Request.Waitall(requests)
+            self._mpi.Request.Waitall(requests, statuses)
             return
-        while not self._mpi.Request.Testall(requests):
+        while not self._mpi.Request.Testall(requests, statuses):
             time.sleep(PAUSE)
 
     def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
@@ -173,7 +212,7 @@ class MpiCommunicator(Communicator):
         return inside, self.split(inside.rank, self.rank)
 
     def _own(self, handle: Any) -> MpiCommunicator:
-        child = MpiCommunicator(handle)
+        child = MpiCommunicator(handle, self.direct)
         self._children.append(child)
         return child
 

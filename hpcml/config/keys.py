@@ -116,9 +116,10 @@ class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Where and with what: the device, BLAS threads a rank (0: chosen), steps between checkpoints (0: after each epoch), how many stay."""
+    """Where and with what: device and road, BLAS threads (0: chosen), steps between checkpoints (0: after each epoch), how many stay."""
 
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    device_road: Literal["auto", "direct", "staged", "nccl"] = "auto"
     threads: int = 0
     checkpoint_every: int = 0
     keep: int = 3

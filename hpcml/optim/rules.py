@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from hpcml.arrays import Array, namespace
+from hpcml.arrays import Array, kernels
 from hpcml.optim.norms import norm
 from hpcml.optim.rates import Constant, Rate
 
@@ -82,21 +82,8 @@ class SGD(_Blind):
 
     def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
         """Overwrite a block by one step; see Rule."""
-        xp = namespace(p)
-        if self.decay:
-            xp.multiply(p, self.decay, out=scratch)
-            g += scratch
-        if self.momentum:
-            v = s[0]
-            v *= self.momentum
-            v += g
-            if self.nesterov:
-                xp.multiply(v, self.momentum, out=scratch)
-                g += scratch
-            else:
-                g = v
-        xp.multiply(g, rate, out=scratch)
-        p -= scratch
+        v = s[0] if self.momentum else None
+        kernels.sgd(p, g, v, scratch, rate=rate, momentum=self.momentum, nesterov=self.nesterov, decay=self.decay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,22 +103,8 @@ class AdamW(_Blind):
 
     def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
         """Overwrite a block by one step; see Rule."""
-        xp = namespace(p)
-        m, v = s[0], s[1]
-        p *= 1 - rate * self.decay
-        m *= self.beta1
-        xp.multiply(g, 1 - self.beta1, out=scratch)
-        m += scratch
-        xp.multiply(g, g, out=g)
-        g *= 1 - self.beta2
-        v *= self.beta2
-        v += g
-        xp.sqrt(v, out=scratch)
-        scratch /= (1 - self.beta2 ** (step + 1)) ** 0.5
-        scratch += self.epsilon
-        xp.divide(m, scratch, out=scratch)
-        scratch *= rate / (1 - self.beta1 ** (step + 1))
-        p -= scratch
+        betas = (self.beta1, self.beta2)
+        kernels.adamw(p, g, (s[0], s[1]), scratch, step, rate=rate, betas=betas, epsilon=self.epsilon, decay=self.decay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +137,7 @@ class LARS:
 
     def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
         """Overwrite a block by one step; see Rule."""
-        xp = namespace(p)
-        v = s[0]
-        if self.decay:
-            xp.multiply(p, self.decay, out=scratch)
-            g += scratch
-        g *= rate
-        v *= self.momentum
-        v += g
-        p -= v
+        kernels.lars(p, g, s[0], scratch, rate=rate, momentum=self.momentum, decay=self.decay)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,8 @@ class Trainer:
             self.loader = Loader(data, self.sampler, self.hosted, dtype=model.arena.dtype, place=place, **(loading or {}))
         self.audit = Audit(data, self.loader, self.comm)
         self.identity = identify(self, sync, sampling or {})
-        self.comm.agree_all({**self.identity, "test data": test and test.index.fingerprint()}, "the run's")
+        kind = "cpu" if model.arena.device.index is None else "gpu"
+        self.comm.agree_all({**self.identity, "test data": test and test.index.fingerprint(), "kind of device": kind}, "the run's")
         if sync.sum.exact:
             require_equal_conditions(self.comm)
         self.comm.broadcast(model.arena.data)
