@@ -6,6 +6,7 @@
 MPI ?= mpich
 CUDA ?= cuda12
 SECONDS_A_WORLD ?= 600
+RANKS ?= 2
 
 ENV_mpich := .venv
 ENV_openmpi := .venv-openmpi
@@ -36,10 +37,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-single test-gpu check bench data-text clean
+.PHONY: help install demo test test-single test-gpu check bench bench-collectives data-text clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub(/%/, "N", $$1); printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub(/%/, "N", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # The first Python that is new enough and can make environments; looked for only when one is to be made.
 FIND_PYTHON = for python in python3.13 python3.12 python3.11 python3; do \
@@ -90,6 +91,9 @@ check: $(VENV)/.dev ## style, types, job scripts, architecture
 
 bench: $(VENV)/.done ## a training step, measured: rows on the screen and in benchmarks/results
 	$(PYTHON) benchmarks/step.py </dev/null
+
+bench-collectives: $(VENV)/.done ## all-reduces of hpcml, MPI, Gloo, Horovod in one run of RANKS ranks (2); peers that are missing are left out
+	mpirun -n $(RANKS) $(PYTHON) benchmarks/collectives.py </dev/null
 
 data-text: $(VENV)/.done ## the second data set: Python's own source as byte-level text, in data/text
 	$(PYTHON) data/text/make.py

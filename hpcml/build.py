@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from hpcml.comm.choice import automatic, load_table, table_path
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.config import Config
 from hpcml.data import Index, ShardedDataset, find_shards, index_shards
 from hpcml.errors import ConfigError, DataError
 from hpcml.nn import LOSSES, Loss, Model, linear, mlp
 from hpcml.optim import LARS, SGD, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
-from hpcml.sync import SUMS, EveryStep, LocalSteps
+from hpcml.sync import SUMS, Auto, EveryStep, LocalSteps
 from hpcml.train import Hook, Saving, Trainer
 
 TARGETS_AT_ONCE = 1 << 16
@@ -143,13 +145,16 @@ def build_rule(config: Config, rate: Rate) -> Rule:
     return Clipped(rule, keys.clip) if keys.clip else rule
 
 
-def build_sync(config: Config) -> EveryStep | LocalSteps:
-    """Return the synchroniser that the config names, over the road that it names."""
+def build_sync(config: Config, comm: Communicator, notes: list[str]) -> EveryStep | LocalSteps:
+    """Return the synchroniser that the config names, over the road that it names; a road chosen by "auto" is told in the notes."""
     name = config.sync.reducer
-    if name == "auto":
-        name = "tree" if config.train.exact else "all-reduce"
-    # In a fast run, "tree" is a tree over the ranks; only an exact run adds over the tree of virtual workers.
-    way = SUMS["binary-tree"] if name == "tree" and not config.train.exact else SUMS[name]
+    if config.train.exact:
+        way = SUMS["tree"]
+    elif name == "auto":
+        way = Auto(automatic(load_table(comm, table_path(os.environ)), notes.append))
+    else:
+        # In a fast run, "tree" is a tree over the ranks; only an exact run adds over the tree of virtual workers.
+        way = SUMS["binary-tree" if name == "tree" else name]
     return EveryStep(way) if config.sync.name == "every-step" else LocalSteps(config.sync.every, way)
 
 
@@ -178,7 +183,7 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         model,
         choose_loss(config, train),
         rule,
-        build_sync(config),
+        build_sync(config, comm, notes),
         train,
         batch=config.train.batch,
         workers=config.train.virtual_workers or None,

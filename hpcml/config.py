@@ -76,11 +76,13 @@ class RateConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """When workers agree and by which road; "auto" is the tree where exact, else the library's all-reduce."""
+    """When workers agree and by which road; "auto" is the tree where exact, else chosen by size from a measured table."""
 
     name: Literal["every-step", "local-steps"] = "every-step"
     every: int = 8
-    reducer: Literal["auto", "tree", "all-reduce", "ring", "binary-tree", "doubling"] = "auto"
+    reducer: Literal["auto", "tree", "all-reduce", "ring", "halving", "double-tree", "binary-tree", "doubling", "two-level", "lanes"] = (
+        "auto"
+    )
 
 
 class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -59,8 +59,11 @@ def load_together(folder: Path, comm: Communicator) -> Trained:
         raise everywhere(CheckpointError("\n".join([f"{folder}: no whole checkpoint", *problems])))
     workers = int(found.manifest["workers"])
     require_hosts(workers, comm.size)
-    fix_blas_threads(comm, config.train.exact, config.run.threads or None)
-    local_rank = comm.by_node()[0].rank
+    inside, across = comm.by_node()
+    fix_blas_threads(inside.size, config.train.exact, config.run.threads or None)
+    local_rank = inside.rank
+    inside.free()
+    across.free()
     with comm.together():
         model = build_model(config, _row_shape(found))
         model.move(choose_device(config.run.device, local_rank))

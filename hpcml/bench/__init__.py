@@ -1,1 +1,1 @@
-"""Measurements as functions that return numbers; printing is for the caller."""
+"""Measurements as functions that return numbers: the suite calls them at tiny size, the command line prints them."""

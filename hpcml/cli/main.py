@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from hpcml.cli import checkpoint, data, evaluate, predict, train
+from hpcml.cli import bench, checkpoint, data, evaluate, predict, train
 from hpcml.comm.communicator import Communicator
 from hpcml.comm.launch import promise
 from hpcml.errors import HpcmlError
 
-COMMANDS = (train, evaluate, predict, data, checkpoint)
+COMMANDS = (train, evaluate, predict, data, checkpoint, bench)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 
-from hpcml.arrays import Array
+import numpy as np
+
+from hpcml.arrays import Array, aligned
 from hpcml.comm.communicator import Communicator
 from hpcml.errors import CommError
 
@@ -20,6 +22,10 @@ class Alone(Communicator):
         """Refuse: there is nobody to talk to."""
         if to is not None or source is not None:
             raise CommError(f"exchange with rank {to if to is not None else source} in a world of one rank")
+
+    def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
+        """Return one block: there is nobody to share it with."""
+        return [aligned(nbytes, np.uint8)]
 
     def split(self, color: int, key: int = 0) -> Communicator:
         """Return a world of one rank."""

@@ -33,6 +33,12 @@ class Communicator(ABC):
     rank: int
     size: int
     host: str
+    patient: bool = False
+    """Whether waiting gives the core away: right on a thread beside one that computes; an MPI library by itself waits by spinning."""
+    threaded: bool = False
+    """Whether a thread other than the main one may call this communicator while the main one does not."""
+    shortage: str = ""
+    """Why the last `shared_blocks` gave None, with the remedy; empty where memory cannot be shared at all."""
 
     @abstractmethod
     def exchange(self, x: Array | None, to: int | None, into: Array | None, source: int | None) -> None:
@@ -87,6 +93,34 @@ class Communicator(ABC):
     def barrier(self) -> None:
         """Return when every rank has called it."""
         self.all_reduce(np.zeros(1, np.int32))
+
+    def meets_within(self, seconds: float) -> bool:
+        """Return whether every rank calls this within so many seconds of this one; used last, since a late rank is not waited for."""
+        self.barrier()
+        return True
+
+    def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
+        """Return one block of memory a rank, each of which all ranks of this node read and write; None where there is none.
+
+        Args:
+            nbytes: of this rank's own block, a multiple of 64; it starts on a 64-byte boundary and is zeroed.
+
+        Returns:
+            uint8 arrays in rank order; they live until `release`. Only for a communicator inside one node.
+        """
+        return None
+
+    def fence(self) -> None:
+        """Return when every rank has called it and all see what was written to shared blocks before."""
+        self.barrier()
+
+    def release(self) -> None:
+        """Give back the shared blocks and the communicators made from this one; every rank calls it, and uses none of them afterwards."""
+        self.barrier()
+
+    def free(self) -> None:
+        """Give back this communicator too, which `split` or `by_node` made; every rank of it calls it."""
+        self.release()
 
     def all_gather_bytes(self, text: bytes) -> list[bytes]:
         """Return every rank's bytes, in rank order, on every rank."""

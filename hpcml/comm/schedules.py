@@ -1,73 +1,50 @@
 """All-reduce as arithmetic: who sends what to whom, round by round.
 
-Letters: P ranks, n elements. A schedule is a pure function of (rank, P, n) that yields this rank's rounds;
-run on every rank in step, they leave the sum of all P vectors on each. Whoever adds, adds what arrived to what it holds.
+    name                sent by a rank, elements     one after another       best for
+    ring                2 n (P - 1) / P              2 (P - 1)               long vectors, few ranks
+    halving             2 n (P - 1) / P (* + 1.5 n)  2 log P (* + 3)         long vectors, many ranks
+    double-tree         at most 2 n                  about 4 log P + blocks  long vectors, many ranks, any number of them
+    binary-tree         at most 3 n                  about 4 log P           few messages
+    doubling            n log P (* + n)              log P (* + 2)           short vectors
 
-    name                rounds          elements sent by a rank
-    ring                2 (P - 1)       2 n (P - 1) / P          best for long vectors
-    binary_tree         about 2 log P   at most 3 n              few messages at a time
-    recursive_doubling  log P           n log P                  best for short vectors; 2 rounds more where P is no power of two
+    * where P is no power of two
+Schedules that know which ranks share a node stand in levels.py. `hpcml.comm.costs` counts all this, and the tests compare.
 
 Source: Thakur, Rabenseifner and Gropp, Optimization of collective communication operations in MPICH, 2005.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from hpcml.arrays.spans import spans
+from hpcml.comm.halving import halving_doubling
+from hpcml.comm.transfers import NOTHING, Schedule, Transfer, give, take
+from hpcml.comm.trees import binary_tree, double_tree
 
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """One round of one rank: send a span to a rank, receive a span from a rank, add it or overwrite with it."""
-
-    to: int | None
-    send: slice
-    source: int | None
-    receive: slice
-    add: bool
-
-
-Schedule = Callable[[int, int, int], Iterator[Transfer]]
-"""(rank, P, n) -> the rounds of that rank."""
-
-NOTHING = slice(0, 0)
+__all__ = ["NOTHING", "SCHEDULES", "Schedule", "Transfer", "binary_tree", "recursive_doubling", "ring", "ring_gather", "ring_scatter"]
 
 
 def ring(rank: int, size: int, n: int) -> Iterator[Transfer]:
     """Sum around a ring, one chunk a round, then pass the sums around once more."""
+    yield from ring_scatter(rank, size, n)
+    yield from ring_gather(rank, size, n)
+
+
+def ring_scatter(rank: int, size: int, n: int) -> Iterator[Transfer]:
+    """Sum around a ring (reduce-scatter): at the end, rank r holds the sum of chunk r of ``spans(n, P)``; the rest is spoilt."""
     chunk = spans(n, size)
     after, before = (rank + 1) % size, (rank - 1) % size
-    for k in range(size - 1):
+    for k in range(1, size):
         yield Transfer(after, chunk[(rank - k) % size], before, chunk[(rank - k - 1) % size], add=True)
-    yield from _around(rank, size, chunk, first=rank + 1)
 
 
 def ring_gather(rank: int, size: int, n: int) -> Iterator[Transfer]:
-    """Pass chunks around a ring until every rank has all; at first, rank r holds chunk r of ``spans(n, P)``."""
-    yield from _around(rank, size, spans(n, size), first=rank)
-
-
-def _around(rank: int, size: int, chunk: list[slice], first: int) -> Iterator[Transfer]:
+    """Pass chunks around a ring (all-gather) until every rank has all; at first, rank r holds chunk r of ``spans(n, P)``."""
+    chunk = spans(n, size)
     after, before = (rank + 1) % size, (rank - 1) % size
     for k in range(size - 1):
-        yield Transfer(after, chunk[(first - k) % size], before, chunk[(first - k - 1) % size], add=False)
-
-
-def binary_tree(rank: int, size: int, n: int) -> Iterator[Transfer]:
-    """Sum up a binary tree to rank 0, then send the sum down the same tree."""
-    whole = slice(0, n)
-    parent = (rank - 1) // 2 if rank else None
-    children = [child for child in (2 * rank + 1, 2 * rank + 2) if child < size]
-    for child in children:
-        yield Transfer(None, NOTHING, child, whole, add=True)
-    if parent is not None:
-        yield Transfer(parent, whole, None, NOTHING, add=False)
-        yield Transfer(None, NOTHING, parent, whole, add=False)
-    for child in children:
-        yield Transfer(child, whole, None, NOTHING, add=False)
+        yield Transfer(after, chunk[(rank - k) % size], before, chunk[(rank - k - 1) % size], add=False)
 
 
 def recursive_doubling(rank: int, size: int, n: int) -> Iterator[Transfer]:
@@ -76,18 +53,25 @@ def recursive_doubling(rank: int, size: int, n: int) -> Iterator[Transfer]:
     core = 1 << (size.bit_length() - 1)
     extra = rank + core if rank + core < size else None
     if rank >= core:
-        yield Transfer(rank - core, whole, None, NOTHING, add=False)
-        yield Transfer(None, NOTHING, rank - core, whole, add=False)
+        yield give(rank - core, whole)
+        yield take(rank - core, whole, add=False)
         return
     if extra is not None:
-        yield Transfer(None, NOTHING, extra, whole, add=True)
+        yield take(extra, whole, add=True)
     distance = 1
     while distance < core:
         partner = rank ^ distance
         yield Transfer(partner, whole, partner, whole, add=True)
         distance *= 2
     if extra is not None:
-        yield Transfer(extra, whole, None, NOTHING, add=False)
+        yield give(extra, whole)
 
 
-SCHEDULES: dict[str, Schedule] = {"ring": ring, "binary-tree": binary_tree, "doubling": recursive_doubling}
+SCHEDULES: dict[str, Schedule] = {
+    "ring": ring,
+    "binary-tree": binary_tree,
+    "double-tree": double_tree,
+    "doubling": recursive_doubling,
+    "halving": halving_doubling,
+}
+"""Every all-reduce that needs to know nothing but (rank, P, n), by name."""

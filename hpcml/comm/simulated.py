@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Array
+from hpcml.arrays import Array, aligned
 from hpcml.comm.communicator import Communicator, flatten
 from hpcml.errors import CommError
 
@@ -71,6 +71,8 @@ class World:
 class SimulatedCommunicator(Communicator):
     """One rank's view of a group of ranks in a simulated world."""
 
+    threaded = True
+
     def __init__(self, world: World, members: tuple[int, ...], rank: int, context: str = "world") -> None:
         """Join `members` (ranks of the world) as number `rank` among them."""
         self.world, self.members, self.context = world, members, context
@@ -100,6 +102,16 @@ class SimulatedCommunicator(Communicator):
         group = sorted((r for r in range(self.size) if pairs[r, 0] == color), key=lambda r: (pairs[r, 1], r))
         members = tuple(self.members[r] for r in group)
         return SimulatedCommunicator(self.world, members, group.index(self.rank), f"{self.context}/{self._splits}:{color}")
+
+    def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
+        """Return one block of memory a rank, which all threads see."""
+        if len({self.world.hosts[member] for member in self.members}) > 1:
+            return None
+        mine = aligned(nbytes, np.uint8)
+        context, me = f"{self.context}/blocks", self.members[self.rank]
+        for member in self.members:
+            self.world.put((context, me, member), mine)
+        return [self.world.take((context, member, me), me) for member in self.members]
 
     def by_node(self) -> tuple[Communicator, Communicator]:
         """Return (the ranks with this host name, the ranks with this place in each host)."""

@@ -1,8 +1,9 @@
 """From gradient to parameters: rules and rates over flat vectors."""
 
+from hpcml.optim.blocks import Scratch, apply, apply_whole
 from hpcml.optim.norms import norm
 from hpcml.optim.rates import Constant, Cosine, Rate, Steps, Warmup, linear_scaling
-from hpcml.optim.rules import LARS, SGD, AdamW, Clipped, Rule, Scratch
+from hpcml.optim.rules import LARS, SGD, AdamW, Clipped, Rule
 
 __all__ = [
     "LARS",
@@ -16,6 +17,8 @@ __all__ = [
     "Scratch",
     "Steps",
     "Warmup",
+    "apply",
+    "apply_whole",
     "linear_scaling",
     "norm",
 ]

@@ -1,23 +1,21 @@
-"""How a mean gradient moves the parameters: rules over flat vectors, each in one pass over memory on the CPU.
+"""How a mean gradient moves the parameters: arithmetic over blocks of flat vectors.
 
-Letters: n parameters, k state vectors. A rule is a frozen description; whoever owns parameters owns the (k, n) state beside them,
-so that one rule can serve many replicas, any slice of a vector, and every checkpoint.
+Letters: n parameters, k state vectors, m elements of a block. A rule is a frozen description; whoever owns parameters owns the (k, n) state
+beside them, so one rule serves many replicas, any slice of a vector, and every checkpoint. `apply` in blocks.py goes over the blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
-from hpcml.arrays import Array, aligned, namespace
+from hpcml.arrays import Array, namespace
 from hpcml.optim.norms import norm
 from hpcml.optim.rates import Constant, Rate
 
-BLOCK = 1 << 15
-"""Elements worked on at a time on the CPU: parameters, gradient, two states and scratch stay in a core's own cache."""
+Look = list[tuple[slice, float, float]]
+"""What a rule saw in whole vectors: (span, factor of the gradient there, factor of the rate there), in order, over all n."""
 
 
 class Rule(Protocol):
@@ -31,35 +29,39 @@ class Rule(Protocol):
     def slots(self) -> int:
         """Return k: how many state vectors, zero at first, stand beside the parameters."""
 
-    def update(self, data: Array, grad: Array, state: Array, step: int, work: Scratch) -> None:
-        """Overwrite data (n,), state (k, n) and, as scratch, grad (n,) by the rule's step number `step`, counted from 0."""
+    @property
+    def looks(self) -> bool:
+        """Return whether the rule must look at whole vectors before it moves a block."""
+
+    def look(self, data: Array, grad: Array, parts: Sequence[slice]) -> Look:
+        """Return what whole vectors (n,) say, given the span of each parameter; they are not changed."""
+
+    def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
+        """Overwrite parameters p (m,), gradient g (m,), states s (k, m) and scratch (m,) by step number `step`, counted from 0."""
 
 
-class Scratch:
-    """What a rule needs beside the vectors: the spans of the parameters, and one block of scratch memory."""
-
-    def __init__(self, like: Array, parts: Sequence[slice]) -> None:
-        """Allocate scratch for vectors like `like` (n,), whose parameters lie at `parts`."""
-        self.parts = list(parts)
-        self.n = len(like)
-        self._step = BLOCK if namespace(like) is np else max(self.n, 1)
-        size = min(self._step, max(self.n, 1))
-        self.memory = aligned(size, like.dtype) if namespace(like) is np else namespace(like).zeros(size, like.dtype)
-
-    def blocks(self, span: slice | None = None) -> Iterator[tuple[slice, Array]]:
-        """Yield (span, scratch of its length) that together cover the whole vector, or one span of it."""
-        start, stop = (0, self.n) if span is None else (span.start, span.stop)
-        for first in range(start, stop, self._step):
-            last = min(first + self._step, stop)
-            yield slice(first, last), self.memory[: last - first]
+def rate_at(rule: Rule, step: int) -> float:
+    """Return the rule's learning rate at a step."""
+    return rule.rate(step) if isinstance(rule.rate, Rate) else Constant(float(rule.rate))(step)
 
 
-def _rate(rate: float | Rate) -> Rate:
-    return rate if isinstance(rate, Rate) else Constant(float(rate))
+class _Blind:
+    """What rules share that need no look at whole vectors."""
+
+    __slots__ = ()
+
+    @property
+    def looks(self) -> bool:
+        """Return False."""
+        return False
+
+    def look(self, data: Array, grad: Array, parts: Sequence[slice]) -> Look:
+        """Return one span with both factors 1."""
+        return [(slice(0, len(data)), 1.0, 1.0)]
 
 
 @dataclass(frozen=True, slots=True)
-class SGD:
+class SGD(_Blind):
     """Stochastic gradient descent: v = momentum v + g, p = p - rate v; with Nesterov, p = p - rate (g + momentum v).
 
     Weight decay adds decay * p to the gradient (the L2 penalty), as PyTorch's SGD does.
@@ -78,30 +80,27 @@ class SGD:
         """Count the state vectors: one with momentum."""
         object.__setattr__(self, "slots", 1 if self.momentum else 0)
 
-    def update(self, data: Array, grad: Array, state: Array, step: int, work: Scratch) -> None:
-        """Overwrite data, state and grad by one step; see Rule."""
-        rate = _rate(self.rate)(step)
-        xp = namespace(data)
-        for span, scratch in work.blocks():
-            p, g = data[span], grad[span]
-            if self.decay:
-                xp.multiply(p, self.decay, out=scratch)
+    def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
+        """Overwrite a block by one step; see Rule."""
+        xp = namespace(p)
+        if self.decay:
+            xp.multiply(p, self.decay, out=scratch)
+            g += scratch
+        if self.momentum:
+            v = s[0]
+            v *= self.momentum
+            v += g
+            if self.nesterov:
+                xp.multiply(v, self.momentum, out=scratch)
                 g += scratch
-            if self.momentum:
-                v = state[0][span]
-                v *= self.momentum
-                v += g
-                if self.nesterov:
-                    xp.multiply(v, self.momentum, out=scratch)
-                    g += scratch
-                else:
-                    g = v
-            xp.multiply(g, rate, out=scratch)
-            p -= scratch
+            else:
+                g = v
+        xp.multiply(g, rate, out=scratch)
+        p -= scratch
 
 
 @dataclass(frozen=True, slots=True)
-class AdamW:
+class AdamW(_Blind):
     """Adam with bias correction and decoupled weight decay: p = p (1 - rate decay) - rate m' / (sqrt(v') + epsilon).
 
     References:
@@ -115,28 +114,24 @@ class AdamW:
     decay: float = 0.01
     slots: int = field(init=False, default=2)
 
-    def update(self, data: Array, grad: Array, state: Array, step: int, work: Scratch) -> None:
-        """Overwrite data, state and grad by one step; see Rule."""
-        rate = _rate(self.rate)(step)
-        xp = namespace(data)
-        first = 1 - self.beta1 ** (step + 1)
-        root = (1 - self.beta2 ** (step + 1)) ** 0.5
-        for span, scratch in work.blocks():
-            p, g, m, v = data[span], grad[span], state[0][span], state[1][span]
-            p *= 1 - rate * self.decay
-            m *= self.beta1
-            xp.multiply(g, 1 - self.beta1, out=scratch)
-            m += scratch
-            xp.multiply(g, g, out=g)
-            g *= 1 - self.beta2
-            v *= self.beta2
-            v += g
-            xp.sqrt(v, out=scratch)
-            scratch /= root
-            scratch += self.epsilon
-            xp.divide(m, scratch, out=scratch)
-            scratch *= rate / first
-            p -= scratch
+    def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
+        """Overwrite a block by one step; see Rule."""
+        xp = namespace(p)
+        m, v = s[0], s[1]
+        p *= 1 - rate * self.decay
+        m *= self.beta1
+        xp.multiply(g, 1 - self.beta1, out=scratch)
+        m += scratch
+        xp.multiply(g, g, out=g)
+        g *= 1 - self.beta2
+        v *= self.beta2
+        v += g
+        xp.sqrt(v, out=scratch)
+        scratch /= (1 - self.beta2 ** (step + 1)) ** 0.5
+        scratch += self.epsilon
+        xp.divide(m, scratch, out=scratch)
+        scratch *= rate / (1 - self.beta1 ** (step + 1))
+        p -= scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +150,29 @@ class LARS:
     trust: float = 0.001
     slots: int = field(init=False, default=1)
 
-    def update(self, data: Array, grad: Array, state: Array, step: int, work: Scratch) -> None:
-        """Overwrite data, state and grad by one step; see Rule."""
-        rate = _rate(self.rate)(step)
-        xp = namespace(data)
-        for part in work.parts:
-            size, slope = norm(data[part]), norm(grad[part])
-            local = self.trust * size / (slope + self.decay * size) if size > 0 and slope > 0 else 1.0
-            for span, scratch in work.blocks(part):
-                p, g, v = data[span], grad[span], state[0][span]
-                xp.multiply(p, self.decay, out=scratch)
-                g += scratch
-                g *= rate * local
-                v *= self.momentum
-                v += g
-                p -= v
+    @property
+    def looks(self) -> bool:
+        """Return True: the norms are those of whole parameter arrays."""
+        return True
+
+    def look(self, data: Array, grad: Array, parts: Sequence[slice]) -> Look:
+        """Return each parameter's span with its local rate."""
+        return [(part, 1.0, self._local(norm(data[part]), norm(grad[part]))) for part in parts]
+
+    def _local(self, size: float, slope: float) -> float:
+        return self.trust * size / (slope + self.decay * size) if size > 0 and slope > 0 else 1.0
+
+    def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
+        """Overwrite a block by one step; see Rule."""
+        xp = namespace(p)
+        v = s[0]
+        if self.decay:
+            xp.multiply(p, self.decay, out=scratch)
+            g += scratch
+        g *= rate
+        v *= self.momentum
+        v += g
+        p -= v
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,22 +185,28 @@ class Clipped:
 
     rule: Rule
     norm: float
-    slots: int = field(init=False, default=0)
 
-    def __post_init__(self) -> None:
-        """Take over the rule's state vectors."""
-        object.__setattr__(self, "slots", self.rule.slots)
+    @property
+    def slots(self) -> int:
+        """Return the inner rule's."""
+        return self.rule.slots
 
     @property
     def rate(self) -> float | Rate:
-        """Return the inner rule's rate."""
+        """Return the inner rule's."""
         return self.rule.rate
 
-    def update(self, data: Array, grad: Array, state: Array, step: int, work: Scratch) -> None:
-        """Scale grad to at most the norm, then apply the rule; see Rule."""
+    @property
+    def looks(self) -> bool:
+        """Return True: the norm is that of the whole gradient."""
+        return True
+
+    def look(self, data: Array, grad: Array, parts: Sequence[slice]) -> Look:
+        """Return the inner rule's spans with the gradient scaled to at most the norm."""
         length = norm(grad)
-        if length > self.norm:
-            scale = self.norm / length
-            for span, _ in work.blocks():
-                grad[span] *= scale
-        self.rule.update(data, grad, state, step, work)
+        scale = self.norm / length if length > self.norm else 1.0
+        return [(part, scale * inner, rate) for part, inner, rate in self.rule.look(data, grad, parts)]
+
+    def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
+        """Overwrite a block by one step of the inner rule, whose gradient is scaled already; see Rule."""
+        self.rule.update(p, g, s, rate, step, scratch)

@@ -22,18 +22,26 @@ Crossing = Callable[[dict[Node, Array], Array], None]
 """(the partial sums that this rank holds, root) -> None; overwrites root with the sum over the whole tree, spoils the rest."""
 
 
-def crossing(comm: Communicator, workers: int, length: int, dtype: Any, xp: Any) -> Crossing:
-    """Return the road across ranks for vectors of this length; its memory is allocated here, once."""
+def crossing(comm: Communicator, runs: list[slice], length: int, dtype: Any, xp: Any) -> Crossing:
+    """Return the road across holders for vectors of this length; its memory is allocated here, once.
+
+    Args:
+        comm: the holders.
+        runs: the leaves of each holder, one run after the other from leaf 0.
+        length: elements of a vector.
+        dtype: of the vectors.
+        xp: numpy or cupy.
+    """
     if comm.size == 1:
         return lambda partial, root: None
     if length // comm.size < SLICED_FROM:
-        return whole(comm, workers, length, dtype, xp)
-    return sliced(comm, workers, length, dtype, xp)
+        return whole(comm, runs, length, dtype, xp)
+    return sliced(comm, runs, length, dtype, xp)
 
 
-def whole(comm: Communicator, workers: int, length: int, dtype: Any, xp: Any) -> Crossing:
+def whole(comm: Communicator, runs: list[slice], length: int, dtype: Any, xp: Any) -> Crossing:
     """Return the road of whole vectors: up to rank 0, then a broadcast."""
-    steps = [step for step in crossings(workers, comm.size) if comm.rank in step[2:]]
+    steps = [step for step in crossings(runs) if comm.rank in step[2:]]
     came = xp.zeros(length, dtype)
 
     def run(partial: dict[Node, Array], root: Array) -> None:
@@ -52,12 +60,13 @@ def whole(comm: Communicator, workers: int, length: int, dtype: Any, xp: Any) ->
     return run
 
 
-def sliced(comm: Communicator, workers: int, length: int, dtype: Any, xp: Any) -> Crossing:
+def sliced(comm: Communicator, runs: list[slice], length: int, dtype: Any, xp: Any) -> Crossing:
     """Return the road of slices: every rank adds one slice of everybody's partial sums."""
     cut = spans(length, comm.size)
     mine = cut[comm.rank]
-    held = [subtrees(run, workers) for run in spans(workers, comm.size)]
-    order = additions(workers, {node for nodes in held for node in nodes})
+    workers = runs[-1].stop
+    held = [subtrees(run, workers) for run in runs]
+    order = additions((0, workers), {node for nodes in held for node in nodes})
     foreign = {node: xp.zeros(mine.stop - mine.start, dtype) for rank, nodes in enumerate(held) if rank != comm.rank for node in nodes}
     rounds = list(ring_gather(comm.rank, comm.size, length))
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from hpcml.arrays import namespace
-from hpcml.comm.communicator import Communicator
+from hpcml.arrays import Array
 from hpcml.nn.arena import Arena, Tail
-from hpcml.optim.rules import Rule, Scratch
-from hpcml.sync.reducers import divide
-from hpcml.sync.synchroniser import Arrays, ExactTree, Sum, Synchroniser, host_tail, state_vectors
+from hpcml.optim import Rule, Scratch, apply
+from hpcml.sync.nodes import Nodes
+from hpcml.sync.reducers import Part
+from hpcml.sync.synchroniser import Arrays, ExactTree, Sum, Synchroniser, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,36 +25,58 @@ class EveryStep:
 
     sum: Sum = field(default_factory=ExactTree)
 
-    def start(self, arena: Arena, comm: Communicator, workers: int, rule: Rule) -> Synchroniser:
+    def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Synchroniser:
         """Return the synchroniser of one run, with all its memory."""
-        return _Running(self, arena, comm, workers, rule)
+        return _Running(self, arena, nodes, workers, rule)
 
 
 class _Running:
-    def __init__(self, plan: EveryStep, arena: Arena, comm: Communicator, workers: int, rule: Rule) -> None:
-        self.arena, self.rule, self.data = arena, rule, arena.data
-        self.reducer = plan.sum.reducer(comm, workers, arena.length, arena.dtype, namespace(arena.data))
-        self.slots = state_vectors(rule, arena)
+    def __init__(self, plan: EveryStep, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> None:
+        self.arena, self.rule = arena, rule
+        self.reducer = plan.sum.reducer(nodes, workers, arena, vectors=1 + rule.slots + rule.looks)
+        self.data, self.slots = self.reducer.vector(), self.reducer.vector(rule.slots)
+        self.mean = self.reducer.vector() if rule.looks else None
         self.scratch = Scratch(arena.data, arena.parts())
+        self.data[:] = arena.data
+        self.reducer.settle()
+        arena.point(data=self.data, grad=self.reducer.buffer())
 
     def enter(self, worker: int) -> None:
         self.arena.point(data=self.data, grad=self.reducer.buffer())
+
+    def ready(self, span: slice) -> None:
+        self.reducer.ready(span)
 
     def leave(self, worker: int, step: int) -> None:
         self.reducer.add()
 
     def exchange(self, step: int) -> np.ndarray:
-        self.arena.point(grad=self.reducer.total())
-        return host_tail(self.arena.grad, self.arena.n)
+        return self.reducer.finish()
 
     def update(self, step: int, sums: np.ndarray) -> None:
-        n, grad = self.arena.n, self.arena.grad
-        divide(grad, n, sums[Tail.WEIGHT])
-        self.rule.update(self.data, grad[:n], self.slots, step, self.scratch)
+        blocks = scaled(self.reducer.parts(), sums[Tail.WEIGHT])
+        if self.mean is None:
+            apply(self.rule, self.data, blocks, self.slots, step, self.scratch)
+        else:
+            self._look_and_apply(step, self.mean, blocks)
+        self.reducer.settle()
+
+    def _look_and_apply(self, step: int, mean: Array, blocks: Iterator[Part]) -> None:
+        """Apply a rule that looks at whole vectors: each rank first shows its part of the mean gradient to all."""
+        for span, g in blocks:
+            mean[span] = g
+        self.reducer.settle()
+        look = self.rule.look(self.data, mean, self.scratch.parts)
+        self.reducer.settle()  # nobody moves a parameter that another still looks at
+        owned = ((span, mean[span]) for part in self.reducer.owned for span in self.scratch.spans(part))
+        apply(self.rule, self.data, owned, self.slots, step, self.scratch, look)
 
     def consensus(self) -> np.ndarray:
         self.arena.point(data=self.data)
         return np.zeros(len(Tail))
+
+    def settle(self) -> None:
+        self.reducer.settle()
 
     def shared_state(self) -> Arrays:
         return {"weights": self.data, "slots": self.slots}

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hpcml.arrays import Array, namespace, span, to_host
-from hpcml.comm.communicator import Communicator
 from hpcml.errors import ConfigError
 from hpcml.nn.arena import Arena, Tail
-from hpcml.optim.rules import Rule, Scratch
-from hpcml.sync.reducers import divide
-from hpcml.sync.synchroniser import Arrays, ExactTree, Sum, Synchroniser, host_tail, state_vectors
+from hpcml.optim import Rule, Scratch, apply_whole
+from hpcml.sync.nodes import Nodes
+from hpcml.sync.synchroniser import Arrays, ExactTree, Sum, Synchroniser, divide, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +33,9 @@ class LocalSteps:
         if self.every < 1:
             raise ConfigError(f"sync.every is {self.every}; models can be averaged every 1 or more steps")
 
-    def start(self, arena: Arena, comm: Communicator, workers: int, rule: Rule) -> Synchroniser:
+    def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Synchroniser:
         """Return the synchroniser of one run, with all its memory."""
-        return _Running(self, arena, comm, workers, rule)
+        return _Running(self, arena, nodes, workers, rule)
 
 
 class _Replica:
@@ -45,65 +44,70 @@ class _Replica:
     def __init__(self, arena: Arena, rule: Rule) -> None:
         self.data: Array = arena.vector()
         self.data[:] = arena.data
-        self.slots = state_vectors(rule, arena)
+        self.slots = namespace(arena.data).zeros((rule.slots, arena.n), arena.dtype)
         self.sums = namespace(arena.data).zeros(len(Tail), arena.dtype)
 
 
 class _Running:
-    def __init__(self, plan: LocalSteps, arena: Arena, comm: Communicator, workers: int, rule: Rule) -> None:
+    def __init__(self, plan: LocalSteps, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> None:
         self.arena, self.rule, self.every = arena, rule, plan.every
-        self.reducer = plan.sum.reducer(comm, workers, arena.length, arena.dtype, namespace(arena.data))
-        self.anchor = arena.data
-        hosted = span(workers, comm.size, comm.rank)
+        self.reducer = plan.sum.reducer(nodes, workers, arena, vectors=2)
+        self.anchor, self.mean, self.grad = self.reducer.vector(), self.reducer.vector(), arena.grad
+        self.anchor[:] = arena.data
+        hosted = span(workers, nodes.order.size, nodes.order.rank)
         self.replicas = {worker: _Replica(arena, rule) for worker in range(hosted.start, hosted.stop)}
-        self.grad, self.mean = arena.grad, arena.vector()
         self.scratch = Scratch(arena.data, arena.parts())
-        self.total: Array = None
+        self.reducer.settle()
+        arena.point(data=self.anchor)
 
     def enter(self, worker: int) -> None:
         self.arena.point(data=self.replicas[worker].data, grad=self.grad)
+
+    def ready(self, span: slice) -> None:
+        """Do nothing: no gradient leaves its worker."""
 
     def leave(self, worker: int, step: int) -> None:
         replica, n = self.replicas[worker], self.arena.n
         replica.sums += self.grad[n:]
         tail = to_host(self.grad[n:])
         if tail[Tail.WEIGHT] > 0 and not tail[Tail.FAULTS]:
-            divide(self.grad, n, tail[Tail.WEIGHT])
-            self.rule.update(replica.data, self.grad[:n], replica.slots, step, self.scratch)
+            grad = self.grad[:n]
+            divide(grad, tail[Tail.WEIGHT])
+            apply_whole(self.rule, replica.data, grad, replica.slots, step, self.scratch)
 
     def exchange(self, step: int) -> np.ndarray | None:
         return self._sum_drifts() if (step + 1) % self.every == 0 else None
 
     def update(self, step: int, sums: np.ndarray) -> None:
-        self._add_mean_drift(self.anchor, sums)
+        for part, drift in scaled(self.reducer.parts(), sums[Tail.WEIGHT]):
+            self.anchor[part] += drift
+        self.reducer.settle()
         for replica in self.replicas.values():
             replica.data[:] = self.anchor
             replica.sums.fill(0)
 
     def consensus(self) -> np.ndarray:
-        self.mean[:] = self.anchor
         sums = self._sum_drifts()
-        if sums[Tail.WEIGHT] > 0:
-            self._add_mean_drift(self.mean, sums)
+        for part, drift in self.reducer.parts():
+            divide(drift, sums[Tail.WEIGHT] or 1.0)
+            namespace(drift).add(self.anchor[part], drift, out=self.mean[part])
+        self.reducer.settle()
         self.arena.point(data=self.mean)
         return sums
 
+    def settle(self) -> None:
+        self.reducer.settle()
+
     def _sum_drifts(self) -> np.ndarray:
-        """Leave in self.total the sum of all workers' drifts from the anchor, each times its weight, and of their tails."""
-        n, xp = self.arena.n, namespace(self.anchor)
+        """Sum all workers' drifts from the anchor, each times its weight, and return the sums of their tails."""
+        n = self.arena.n
         for replica in self.replicas.values():
             vector = self.reducer.buffer()
-            xp.subtract(replica.data, self.anchor, out=vector[:n])
+            namespace(vector).subtract(replica.data, self.anchor, out=vector[:n])
             vector[:n] *= replica.sums[Tail.WEIGHT]
             vector[n:] = replica.sums
             self.reducer.add()
-        self.total = self.reducer.total()
-        return host_tail(self.total, n)
-
-    def _add_mean_drift(self, to: Array, sums: np.ndarray) -> None:
-        n = self.arena.n
-        divide(self.total, n, sums[Tail.WEIGHT])
-        to += self.total[:n]
+        return self.reducer.finish()
 
     def shared_state(self) -> Arrays:
         return {"anchor": self.anchor}

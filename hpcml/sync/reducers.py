@@ -1,71 +1,119 @@
 """How a vector becomes its sum over all virtual workers, whatever road the numbers take.
 
-    reducer = TreeSum(comm, workers, length, dtype, xp)       # exact: one fixed tree, the same bits on any number of ranks
-    reducer = RoadSum(comm, workers, length, dtype, xp, road)  # fast: sums over a rank's workers, then any all-reduce
+    reducer = TreeSum(comm, workers, n, tail, dtype, xp)        # exact: one fixed tree, the same bits on any number of ranks
+    reducer = NodeSum(nodes, workers, n, tail, dtype)           # the same bits, through the memory of a node: sync/node_sum.py
+    reducer = RoadSum(comm, workers, n, tail, dtype, xp, road)  # fast: over a rank's workers, then any all-reduce
 
-Used worker by worker: write one into ``buffer()``, say ``add()``, and after the last read ``total()``.
-The one division by the weight stands in `divide`.
+Letters: n parameters; a vector is n numbers and a short tail. Used worker by worker: write one into ``buffer()``, say ``add()``;
+after the last
+``finish()`` gives the tails' sum, ``parts()`` the rest of the sum where this rank owns it, and ``settle()`` ends the use of both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
-from hpcml.arrays import Array, aligned, span
+from hpcml.arrays import Array, aligned, span, spans, to_host
 from hpcml.comm.communicator import Communicator
-from hpcml.comm.schedules import Schedule
+from hpcml.comm.roads import Road
 from hpcml.sync.crossing import crossing
-from hpcml.sync.tree import merges, subtrees
+from hpcml.sync.tree import deepest, merges, subtrees
+
+BLOCK = 1 << 15
+"""Elements of a part on the CPU: sum, parameters and state of a part stay in a core's second-level cache."""
+
+Part = tuple[slice, Array]
+"""A span of the n parameters, and the sum over all workers there."""
 
 
 class Reducer(Protocol):
     """Sums vectors over all virtual workers."""
 
+    owned: list[slice]
+    """The parts of the n numbers in which this rank gets the sum, and moves the parameters."""
+
+    def vector(self, rows: int | None = None) -> Array:
+        """Return zeroed memory for n numbers, or (rows, n): of this rank, or one copy a node where ranks own parts."""
+
     def buffer(self) -> Array:
         """Return the memory into which this rank's next worker writes its vector."""
+
+    def ready(self, final: slice) -> None:
+        """Start on what can be started: the next worker's vector is complete from final.start on, its tail included."""
 
     def add(self) -> None:
         """Take the vector in the buffer as the next worker's."""
 
-    def total(self) -> Array:
-        """Return the sum over all workers, on every rank; valid until the next ``buffer()``."""
+    def finish(self) -> np.ndarray:
+        """Sum over all workers and return the sum of their tails as float64, on every rank."""
+
+    def parts(self) -> Iterator[Part]:
+        """Yield (span, sum) over the owned part, block by block; a block may be overwritten, and is valid until the next."""
+
+    def settle(self) -> None:
+        """Return when no rank still reads the sums, and all ranks see what was written to the owned parts of vectors."""
 
 
-def divide(total: Array, n: int, weight: float) -> None:
-    """Overwrite the first n elements of a sum with the mean: the only division by the weight."""
-    total[:n] *= total.dtype.type(1.0 / weight)
+class _Private:
+    """What reducers share whose ranks each own the whole sum, in memory of their own."""
+
+    def __init__(self, n: int, tail: int, dtype: Any, xp: Any) -> None:
+        self.n, self.length, self.dtype, self.xp = n, n + tail, dtype, xp
+        self.owned = [slice(0, n)]
+        self._sum: Array = None
+
+    def vector(self, rows: int | None = None) -> Array:
+        """Return zeroed memory for n numbers, or (rows, n)."""
+        shape = (self.n,) if rows is None else (rows, self.n)
+        return aligned(shape, self.dtype) if self.xp is np else self.xp.zeros(shape, self.dtype)
+
+    def parts(self) -> Iterator[Part]:
+        """Yield (span, sum) over all n numbers: blocks on the CPU, everything at once on a device."""
+        step = BLOCK if self.xp is np else max(self.n, 1)
+        for first in range(0, self.n, step):
+            part = slice(first, min(first + step, self.n))
+            yield part, self._sum[part]
+
+    def ready(self, final: slice) -> None:
+        """Do nothing: this reducer starts when all workers have come."""
+
+    def settle(self) -> None:
+        """Return at once: no other rank reads this memory."""
+
+    def _tail(self) -> np.ndarray:
+        return to_host(self._sum[self.n :]).astype(np.float64)
+
+    def _make(self) -> Array:
+        return aligned(self.length, self.dtype) if self.xp is np else self.xp.zeros(self.length, self.dtype)
 
 
-class TreeSum:
+class TreeSum(_Private):
     """Sums over one fixed binary tree of virtual workers: the same bits whoever hosts which worker."""
 
-    def __init__(self, comm: Communicator, workers: int, length: int, dtype: Any, xp: Any = np) -> None:
+    def __init__(self, comm: Communicator, workers: int, n: int, tail: int, dtype: Any, xp: Any = np) -> None:
         """Allocate all partial sums that this rank's run of the `workers` leaves will need.
 
         Args:
             comm: the ranks; rank r hosts ``spans(workers, comm.size)[r]``.
             workers: V, at least comm.size.
-            length: elements of a vector.
+            n: parameters.
+            tail: elements behind them.
             dtype: of the vectors.
             xp: numpy or cupy: where the buffers live.
         """
-        self.comm, self.xp, self.length = comm, xp, length
-        run = span(workers, comm.size, comm.rank)
-        self._merges = merges(run, workers)
-        self._held = subtrees(run, workers)
-        make = aligned if xp is np else xp.zeros
-        depth = _deepest(self._merges)
-        self._stack = [make(length, dtype) for _ in range(depth)]
-        self._top = self._done = 0
-        self._across = crossing(comm, workers, length, dtype, xp)
+        super().__init__(n, tail, dtype, xp)
+        runs = spans(workers, comm.size)
+        self._merges = merges(runs[comm.rank], workers)
+        self._held = subtrees(runs[comm.rank], workers)
+        self._stack = [self._make() for _ in range(deepest(self._merges))]
+        self._sum, self._top, self._done = self._stack[0], 0, 0
+        self._across = crossing(comm, runs, self.length, dtype, xp)
 
     def buffer(self) -> Array:
         """Return the memory into which this rank's next worker writes its vector."""
-        if self._done == 0:
-            self._top = 0
         return self._stack[self._top]
 
     def add(self) -> None:
@@ -77,24 +125,22 @@ class TreeSum:
             self._top -= 1
         self._done += 1
 
-    def total(self) -> Array:
-        """Return the sum over all workers, on every rank; valid until the next ``buffer()``."""
-        self._done = 0
-        root = self._stack[0]
-        self._across(dict(zip(self._held, self._stack, strict=False)), root)
-        return root
+    def finish(self) -> np.ndarray:
+        """Sum over all workers and return the sum of their tails."""
+        self._top = self._done = 0
+        self._across(dict(zip(self._held, self._stack, strict=False)), self._sum)
+        return self._tail()
 
 
-class RoadSum:
+class RoadSum(_Private):
     """Sums over this rank's workers in order, then over the ranks by any all-reduce: fast, equal only to rounding."""
 
-    def __init__(self, comm: Communicator, workers: int, length: int, dtype: Any, xp: Any, road: Road) -> None:
+    def __init__(self, comm: Communicator, workers: int, n: int, tail: int, dtype: Any, xp: Any, road: Road) -> None:
         """Allocate one sum, and one vector more where this rank hosts several workers."""
-        self.comm, self.xp = comm, xp
+        super().__init__(n, tail, dtype, xp)
         run = span(workers, comm.size, comm.rank)
-        make = aligned if xp is np else xp.zeros
-        self._sum = make(length, dtype)
-        self._next = make(length, dtype) if run.stop - run.start > 1 else self._sum
+        self._sum = self._make()
+        self._next = self._make() if run.stop - run.start > 1 else self._sum
         self._road = road(comm, self._sum)
         self._count = 0
 
@@ -108,52 +154,8 @@ class RoadSum:
             self.xp.add(self._sum, self._next, out=self._sum)
         self._count += 1
 
-    def total(self) -> Array:
-        """Return the sum over all workers, on every rank; valid until the next ``buffer()``."""
+    def finish(self) -> np.ndarray:
+        """Sum over all workers and return the sum of their tails."""
         self._count = 0
         self._road()
-        return self._sum
-
-
-Road = Callable[[Communicator, Array], Callable[[], None]]
-"""(comm, x) -> a function that overwrites x with the sum over the ranks; made once, called every step."""
-
-
-def library(comm: Communicator, x: Array) -> Callable[[], None]:
-    """Return the road of the MPI library's own all-reduce."""
-    return lambda: comm.all_reduce(x)
-
-
-def scheduled(schedule: Schedule) -> Road:
-    """Return the road that follows a pure schedule, one exchange a round."""
-
-    def road(comm: Communicator, x: Array) -> Callable[[], None]:
-        rounds = list(schedule(comm.rank, comm.size, x.size))
-        longest = max((t.receive.stop - t.receive.start for t in rounds if t.add), default=0)
-        scratch = _empty_like(x, longest)
-
-        def run() -> None:
-            for t in rounds:
-                target = x[t.receive]
-                landing = scratch[: target.size] if t.add else target
-                comm.exchange(x[t.send], t.to, landing, t.source)
-                if t.add:
-                    target += landing
-
-        return run
-
-    return road
-
-
-def _empty_like(x: Array, length: int) -> Array:
-    return aligned(length, x.dtype) if isinstance(x, np.ndarray) else x[:length].copy()
-
-
-def _deepest(counts: list[int]) -> int:
-    """Return the most vectors that are held at once: each leaf pushes one, each merge pops one."""
-    held = deepest = 0
-    for count in counts:
-        held += 1
-        deepest = max(deepest, held)
-        held -= count
-    return deepest
+        return self._tail()

@@ -9,19 +9,23 @@ Letters: n parameters, V virtual workers, k optimizer state vectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from hpcml.arrays import Array, namespace, to_host
-from hpcml.comm.communicator import Communicator
-from hpcml.nn.arena import Arena
-from hpcml.optim.rules import Rule
-from hpcml.sync.reducers import Reducer, Road, RoadSum, TreeSum
+from hpcml.arrays import Array, namespace
+from hpcml.comm.roads import Road
+from hpcml.nn.arena import Arena, Tail
+from hpcml.sync.node_sum import NodeSum
+from hpcml.sync.nodes import Nodes
+from hpcml.sync.reducers import Part, Reducer, RoadSum, TreeSum
 
 Arrays = dict[str, Array]
+
+BUCKET = 4 << 20
+"""Bytes of a bucket that travels between nodes while backward goes on: long enough for a link's full speed, yet soon whole."""
 
 
 class Synchroniser(Protocol):
@@ -32,6 +36,9 @@ class Synchroniser(Protocol):
 
     def enter(self, worker: int) -> None:
         """Point the arena at this worker's parameters and at the memory for its gradient."""
+
+    def ready(self, span: slice) -> None:
+        """Take note that backward has completed this span of the worker's gradient, and all behind it."""
 
     def leave(self, worker: int, step: int) -> None:
         """Take the arena's gradient vector, tail included, as this worker's of this step."""
@@ -44,6 +51,9 @@ class Synchroniser(Protocol):
 
     def consensus(self) -> np.ndarray:
         """Point the arena at the mean parameters, changing no worker; return the sums of the tails not yet exchanged."""
+
+    def settle(self) -> None:
+        """Return when all ranks see what was restored into the states; every rank calls it."""
 
     def shared_state(self) -> Arrays:
         """Return the arrays that are equal on all ranks; the run's own memory, not copies."""
@@ -64,9 +74,16 @@ class ExactTree:
 
     exact: bool = True
 
-    def reducer(self, comm: Communicator, workers: int, length: int, dtype: Any, xp: Any) -> Reducer:
-        """Return a reducer with its memory."""
-        return TreeSum(comm, workers, length, dtype, xp)
+    def reducer(self, nodes: Nodes, workers: int, arena: Arena, vectors: int) -> Reducer:
+        """Return a reducer with room for `vectors`: through the nodes' memory, or by messages alone; the bits are the same."""
+        xp = namespace(arena.data)
+        if xp is not np:
+            return TreeSum(nodes.order, workers, arena.n, len(Tail), arena.dtype, xp)
+        cut = arena.buckets(BUCKET)
+        try:
+            return NodeSum(nodes, workers, arena.n, len(Tail), arena.dtype, vectors, cut)
+        except MemoryError:  # nodes.note says why, and the run tells it once
+            return NodeSum(Nodes(nodes.order, apart=True), workers, arena.n, len(Tail), arena.dtype, vectors, cut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +94,35 @@ class Fast:
     road: Road = field(repr=False)
     exact: bool = False
 
-    def reducer(self, comm: Communicator, workers: int, length: int, dtype: Any, xp: Any) -> Reducer:
+    def reducer(self, nodes: Nodes, workers: int, arena: Arena, vectors: int) -> Reducer:
         """Return a reducer with its memory."""
-        return RoadSum(comm, workers, length, dtype, xp, self.road)
+        return RoadSum(nodes.order, workers, arena.n, len(Tail), arena.dtype, namespace(arena.data), self.road)
 
 
-Sum = ExactTree | Fast
-Start = Callable[[Arena, Communicator, int, Rule], Synchroniser]
+@dataclass(frozen=True, slots=True)
+class Auto:
+    """The fast way that fits the machine: the nodes' memory where ranks share one, else a road chosen by size."""
+
+    road: Road = field(repr=False)
+    exact: bool = False
+
+    def reducer(self, nodes: Nodes, workers: int, arena: Arena, vectors: int) -> Reducer:
+        """Return a reducer with its memory."""
+        if any(len(ranks) > 1 for ranks in nodes.ranks) and namespace(arena.data) is np:
+            return ExactTree().reducer(nodes, workers, arena, vectors)
+        return Fast("auto", self.road).reducer(nodes, workers, arena, vectors)
 
 
-def host_tail(vector: Array, n: int) -> np.ndarray:
-    """Return the tail of a gradient vector in host memory as float64; on a device this waits for it."""
-    return to_host(vector[n:]).astype(np.float64)
+Sum = ExactTree | Fast | Auto
 
 
-def state_vectors(rule: Rule, arena: Arena) -> Array:
-    """Return the zeroed (k, n) state that a rule keeps beside the arena's parameters."""
-    return namespace(arena.data).zeros((rule.slots, arena.n), arena.dtype)
+def divide(total: Array, weight: float) -> None:
+    """Overwrite a sum with the mean: the only division by the weight."""
+    total *= total.dtype.type(1.0 / weight)
+
+
+def scaled(blocks: Iterator[Part], weight: float) -> Iterator[Part]:
+    """Yield blocks of a sum as blocks of the mean, in place."""
+    for span, x in blocks:
+        divide(x, weight)
+        yield span, x

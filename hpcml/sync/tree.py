@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hpcml.arrays import spans
-
 Node = tuple[int, int]
 
 
@@ -51,12 +49,25 @@ def merges(run: slice, workers: int) -> list[int]:
     return counts
 
 
-def crossings(workers: int, ranks: int) -> list[tuple[Node, Node, int, int]]:
-    """Return the additions that complete the tree over ranks, children first: (left, right, holder of right, holder of left).
+def deepest(counts: list[int]) -> int:
+    """Return the most vectors held at once, given the additions after each leaf: a leaf brings one, an addition takes one."""
+    held = most = 0
+    for count in counts:
+        held += 1
+        most = max(most, held)
+        held -= count
+    return most
 
-    The holder of the left half adds and afterwards holds the node; rank 0 holds the root at the end.
+
+def crossings(runs: list[slice]) -> list[tuple[Node, Node, int, int]]:
+    """Return the additions that complete the tree over holders, children first: (left, right, holder of right, holder of left).
+
+    The holder of the left half adds and afterwards holds the node; the first holds the root at the end.
+
+    Args:
+        runs: the leaves of each holder, one run after the other from leaf 0.
     """
-    host = hosts(workers, ranks)
+    host = hosts(runs)
     found: list[tuple[Node, Node, int, int]] = []
 
     def visit(node: Node) -> None:
@@ -68,17 +79,17 @@ def crossings(workers: int, ranks: int) -> list[tuple[Node, Node, int, int]]:
         visit(right)
         found.append((left, right, host[right[0]], host[first]))
 
-    visit((0, workers))
+    visit((0, runs[-1].stop))
     return found
 
 
-def hosts(workers: int, ranks: int) -> list[int]:
-    """Return the rank that hosts each worker."""
-    return [rank for rank, run in enumerate(spans(workers, ranks)) for _ in range(run.start, run.stop)]
+def hosts(runs: list[slice]) -> list[int]:
+    """Return the holder of each leaf."""
+    return [holder for holder, run in enumerate(runs) for _ in range(run.start, run.stop)]
 
 
-def additions(workers: int, held: set[Node]) -> list[tuple[Node, Node]]:
-    """Return the additions (left, right) that turn the held nodes, which cover all leaves, into the root; children first."""
+def additions(top: Node, held: set[Node]) -> list[tuple[Node, Node]]:
+    """Return the additions (left, right) that turn the held nodes, which cover all leaves of `top`, into `top`; children first."""
     found: list[tuple[Node, Node]] = []
 
     def visit(node: Node) -> None:
@@ -89,5 +100,5 @@ def additions(workers: int, held: set[Node]) -> list[tuple[Node, Node]]:
         visit(right)
         found.append((left, right))
 
-    visit((0, workers))
+    visit(top)
     return found

@@ -14,17 +14,16 @@ from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.errors import DisagreementError
 
 
-def fix_blas_threads(comm: Communicator, exact: bool, threads: int | None = None) -> None:
+def fix_blas_threads(local_ranks: int, exact: bool, threads: int | None = None) -> None:
     """Tell BLAS how many threads this rank may use.
 
     Args:
-        comm: all ranks.
+        local_ranks: how many ranks share this node's cores.
         exact: the default is then 1 on every rank, else the rank's share of the node's cores.
         threads: a number instead of the default.
     """
     if threads is None:
-        inside, _ = comm.by_node()
-        threads = 1 if exact else max(1, cores() // inside.size)
+        threads = 1 if exact else max(1, cores() // local_ranks)
     blas.limit_threads(threads)
 
 

@@ -65,7 +65,7 @@ def evaluate(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator,
     Raises:
         DataError: on every rank, if any rank meets a row that cannot be used.
     """
-    reducer = TreeSum(comm, workers, len(Tail), np.float64)
+    reducer = TreeSum(comm, workers, 0, len(Tail), np.float64)
     reader, work = Reader(data, model), Workspace()
     hosted = span(workers, comm.size, comm.rank)
     with comm.together():
@@ -76,7 +76,7 @@ def evaluate(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator,
             for first, last in blocks(rows.start, rows.stop):
                 sums += _judge(model, loss, *reader.read(first, last), work)
             reducer.add()
-    return metrics(reducer.total(), loss.hits is not None)
+    return metrics(reducer.finish(), loss.hits is not None)
 
 
 def _judge(model: Model, loss: Loss, x: Array, y: Array, work: Workspace) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
@@ -30,7 +31,7 @@ class Progress(Hook):
         self._write(_describe(trainer))
         for note in trainer.notes:
             self._write(f"note: {note}")
-        if self._stream.isatty():
+        if is_terminal(self._stream):
             self._open_bar(trainer, epochs)
 
     def after_step(self, trainer: Trainer) -> None:
@@ -76,6 +77,21 @@ class Progress(Hook):
         self._bar = Bar(*columns, console=Console(file=self._stream), transient=True)
         self._task = self._bar.add_task("training", total=epochs * trainer.sampler.steps, completed=trainer.count, rate="")
         self._bar.start()
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether a person sees this stream as it is written.
+
+    Open MPI gives its ranks a terminal of its own even where mpirun writes into a file: then the launcher's output decides.
+    """
+    if not stream.isatty():
+        return False
+    if "OMPI_COMM_WORLD_SIZE" not in os.environ:
+        return True
+    try:
+        return os.readlink(f"/proc/{os.getppid()}/fd/1").startswith(("/dev/pts/", "/dev/tty"))
+    except OSError:
+        return False
 
 
 def _describe(trainer: Trainer) -> str:

@@ -101,6 +101,7 @@ def go_on(trainer: Trainer, found: Checkpoint) -> None:
         restore(trainer.sync.shared_state(), found.shared(), device)
         for worker in trainer.hosted:
             restore(trainer.sync.worker_state(worker), found.worker(worker), device)
+    trainer.sync.settle()
     then, now = found.manifest["conditions"], conditions()
     changed = [f"{key} {then[key]} then, {now[key]} now" for key in now if then.get(key) != now[key]]
     if changed:

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import choose_device, span
+from hpcml.arrays import Array, choose_device, span
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.data import Batch, Loader, Sampler, ShardedDataset
 from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError
 from hpcml.nn import Loss, Model, Tail, Workspace
 from hpcml.optim import Rule
-from hpcml.sync import EveryStep, LocalSteps
+from hpcml.sync import EveryStep, LocalSteps, Nodes
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
 from hpcml.train.evaluation import evaluate
 from hpcml.train.hooks import Hook
@@ -83,13 +83,13 @@ class Trainer:
         found = saving.newest(self.comm, self.notes) if saving else None
         self.workers = workers or (found.manifest["workers"] if found else self.comm.size)
         require_hosts(self.workers, self.comm.size)
-        run = span(self.workers, self.comm.size, self.comm.rank)
+        self.nodes = Nodes(self.comm)
+        run = span(self.workers, self.comm.size, self.nodes.order.rank)
         self.hosted = range(run.start, run.stop)
-        fix_blas_threads(self.comm, sync.sum.exact, threads)
-        local_rank = self.comm.by_node()[0].rank
+        fix_blas_threads(self.nodes.inside.size, sync.sum.exact, threads)
         with self.comm.together():
             require_fit(model, loss, data)
-            model.move(choose_device(device, local_rank))
+            model.move(choose_device(device, self.nodes.inside.rank))
             self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
             self.loader = Loader(data, self.sampler, self.hosted, dtype=model.arena.dtype, place=model.arena.device.place)
         self.identity = identify(self, sync, sampling or {})
@@ -97,7 +97,8 @@ class Trainer:
         if sync.sum.exact:
             require_equal_conditions(self.comm)
         self.comm.broadcast(model.arena.data)
-        self.sync = sync.start(model.arena, self.comm, self.workers, optimizer)
+        self.sync = sync.start(model.arena, self.nodes, self.workers, optimizer)
+        self.notes += [self.nodes.note] if self.nodes.note else []
         self.hosts = [name.decode() for name in self.comm.all_gather_bytes(self.comm.host.encode())]
         self.count = self.epoch = self.position = 0
         self.metrics: dict[str, float] = {}
@@ -148,7 +149,14 @@ class Trainer:
     def evaluate(self, data: ShardedDataset) -> dict[str, float]:
         """Return loss and metrics of the mean model over all rows of a data set, equal on all ranks."""
         self._require_no_fault(self.sync.consensus())
-        return evaluate(self.model, self.loss, data, self.comm, self.workers)
+        return evaluate(self.model, self.loss, data, self.nodes.order, self.workers)
+
+    def close(self) -> None:
+        """Give back shared memory, communicators and files; every rank calls it, and neither model nor trainer is used afterwards."""
+        self.nodes.close()
+        self.data.close()
+        if self.test is not None:
+            self.test.close()
 
     def where(self) -> str:
         """Return the position in words, for messages."""
@@ -171,7 +179,7 @@ class Trainer:
         seen = metrics(self.meter.close_epoch(pending), self.loss.hits is not None)
         self.metrics = {f"train_{name}": value for name, value in seen.items()}
         if self.test is not None:
-            judged = evaluate(self.model, self.loss, self.test, self.comm, self.workers)
+            judged = evaluate(self.model, self.loss, self.test, self.nodes.order, self.workers)
             self.metrics |= {f"test_{name}": value for name, value in judged.items()}
         self.epoch, self.position = self.epoch + 1, 0
         self.save()
@@ -179,24 +187,29 @@ class Trainer:
             hook.after_epoch(self, self.metrics)
 
     def _differentiate(self, batch: Batch) -> None:
-        """Leave in the arena the sums over this worker's rows: gradient, weight, loss, hits; or one fault and zeros."""
-        arena, self._tail[:] = self.model.arena, 0
+        """Leave in the arena the sums over this worker's rows: gradient, weight, loss, hits; or one fault and zeros.
+
+        The tail is written before backward: from then on parts of the vector may be on their way to other nodes.
+        """
+        arena, slope = self.model.arena, None
+        self._tail[:] = 0
         try:
             if batch.error is not None:
                 raise batch.error
             if len(batch.rows):
-                self._tail[Tail.WEIGHT] = self._tail[Tail.ROWS] = len(batch.rows)
-                self._tail[Tail.LOSS], self._tail[Tail.HITS] = self._back_propagate(batch)
-            else:
-                arena.grad.fill(0)
+                slope = self._judge(batch)
         except (DataError, NumericsError) as error:
             self._fault = self._fault or error
-            arena.grad.fill(0)
             self._tail[:] = 0
             self._tail[Tail.FAULTS] = 1
         arena.tail[...] = arena.device.place(self._tail)
+        if slope is None:
+            arena.grad[: arena.n] = 0
+        else:
+            self.model.backward(slope, ready=self.sync.ready)
 
-    def _back_propagate(self, batch: Batch) -> tuple[float, float]:
+    def _judge(self, batch: Batch) -> Array:
+        """Put weight, loss and hits of the worker's rows into the tail and return the slope of their predictions."""
         prediction = self.model.forward(batch.x)
         hits = 0.0 if self.loss.hits is None else float(self.loss.hits(prediction, batch.y))
         try:
@@ -205,8 +218,9 @@ class Trainer:
             raise DataError(f"{self.where()}, worker {batch.worker}: {error}") from None
         if not math.isfinite(value):
             raise NumericsError(self._name_bad_rows(batch, float(value)))
-        self.model.backward(slope)
-        return float(value), hits
+        self._tail[Tail.WEIGHT] = self._tail[Tail.ROWS] = len(batch.rows)
+        self._tail[Tail.LOSS], self._tail[Tail.HITS] = float(value), hits
+        return slope
 
     def _name_bad_rows(self, batch: Batch, value: float) -> str:
         """Return a message that names step, worker and the rows whose own loss is not finite."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import sys
 import threading
 import traceback
 from types import TracebackType
+from typing import NoReturn
 
 from hpcml.comm.communicator import Communicator
 from hpcml.errors import HpcmlError
+
+GRACE = 5.0
+"""Seconds that ranks which leave with an error wait for the others to leave too."""
 
 EXIT_CODE = 70
 """Of a world ended by an unexpected error: EX_SOFTWARE of sysexits.h."""
@@ -41,6 +46,25 @@ def end_world_on_error(comm: Communicator) -> None:
 
     sys.excepthook = on_error
     threading.excepthook = on_thread_error
+    if comm.size > 1:
+        _watch_exit(comm)
+
+
+def _watch_exit(comm: Communicator) -> None:
+    """Let ``sys.exit`` with a code other than 0 on some ranks alone end all: the library would wait for the others without a word."""
+    leave, said = sys.exit, list[str | int | None]()
+
+    def exit_and_say(code: str | int | None = None) -> NoReturn:
+        said.append(code)
+        leave(code)
+
+    def at_exit() -> None:
+        if said and said[-1] not in (None, 0) and not comm.meets_within(GRACE):
+            sys.stderr.write(f"[rank {comm.rank} of {comm.size} on {comm.host}] left by sys.exit({said[-1]!r}) alone; all ranks end\n")
+            comm.abort(said[-1] if isinstance(said[-1], int) else 1)
+
+    sys.exit = exit_and_say
+    atexit.register(at_exit)
 
 
 def report(comm: Communicator, error: BaseException) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hpcml.arrays import to_host
-from hpcml.optim import Scratch, Steps
+from hpcml.optim import Scratch, Steps, apply_whole
 
 
 class RuleLaws:
@@ -27,7 +27,7 @@ class RuleLaws:
         state = xp.zeros((rule.slots, len(p)), data.dtype)
         work = Scratch(data, self.parts)
         for step, gradient in enumerate(gradients):
-            rule.update(data, xp.array(gradient), state, step, work)
+            apply_whole(rule, data, xp.array(gradient), state, step, work)
         return to_host(data)
 
     def case(self, seed: int = 0, steps: int = 6, dtype: Any = np.float64) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +50,7 @@ class RuleLaws:
     def test_the_size_of_the_blocks_changes_no_bits(self, monkeypatch, block):
         p, gradients = self.case(2, dtype=np.float32)
         expected = self.run(self.make(0.1), p, gradients)
-        monkeypatch.setattr("hpcml.optim.rules.BLOCK", block)
+        monkeypatch.setattr("hpcml.optim.blocks.BLOCK", block)
         np.testing.assert_array_equal(self.run(self.make(0.1), p, gradients), expected)
 
     def test_a_rate_by_step_is_asked_for_every_step(self, xp):
@@ -65,8 +65,8 @@ class RuleLaws:
         rule, data = self.make(0.1), p.copy()
         state = np.zeros((rule.slots, len(p)))
         for step in range(3):
-            rule.update(data, gradients[step].copy(), state, step, Scratch(data, self.parts))
+            apply_whole(rule, data, gradients[step].copy(), state, step, Scratch(data, self.parts))
         rule, data, state = self.make(0.1), data.copy(), state.copy()
         for step in range(3, 6):
-            rule.update(data, gradients[step].copy(), state, step, Scratch(data, self.parts))
+            apply_whole(rule, data, gradients[step].copy(), state, step, Scratch(data, self.parts))
         np.testing.assert_array_equal(data, expected)

@@ -12,7 +12,7 @@ from hpcml.comm import Communicator
 from hpcml.comm.alone import Alone
 from hpcml.nn import Tail, mlp
 from hpcml.optim import SGD
-from hpcml.sync import SUMS
+from hpcml.sync import SUMS, Nodes
 from hpcml.sync.synchroniser import restore
 
 
@@ -118,9 +118,10 @@ class Job:
     def __init__(self, plan: Any, comm: Communicator, workers: int, rule: Any, device: Device | None = None) -> None:
         self.model = mlp([5, 4, 3], seed=3, dtype=np.float64, device=device)
         self.arena = self.model.arena
-        run = spans(workers, comm.size)[comm.rank]
+        nodes = Nodes(comm)
+        run = spans(workers, comm.size)[nodes.order.rank]
         self.hosted = range(run.start, run.stop)
-        self.sync = plan.start(self.arena, comm, workers, rule)
+        self.sync = plan.start(self.arena, nodes, workers, rule)
 
     def rows(self, step: int, worker: int) -> int:
         """Return how many rows the worker has in this step."""
@@ -167,3 +168,4 @@ class Job:
         for owner in (None, *self.hosted):
             into = self.sync.shared_state() if owner is None else self.sync.worker_state(owner)
             restore(into, {name: x for (who, name), x in saved.items() if who == owner}, self.arena.device)
+        self.sync.settle()

@@ -9,8 +9,7 @@ from sklearn.linear_model import LinearRegression
 from hpcml.arrays import Device, to_host
 from hpcml.errors import ShapeError
 from hpcml.nn import LOSSES, Dense, Flatten, Model, ReLU, Tanh, Workspace, linear, mlp, softmax_cross_entropy, squared_error
-from hpcml.optim import LARS, SGD, AdamW, Scratch
-from hpcml.sync.synchroniser import state_vectors
+from hpcml.optim import LARS, SGD, AdamW, Scratch, apply_whole
 from tests.nn.gradients import assert_slopes_equal, central_differences
 
 
@@ -105,6 +104,10 @@ def test_linear_starts_at_zero_and_flattens_images():
     assert model.describe() == "1.dense.weight (64, 10); 1.dense.bias (10,)"
 
 
+def state_of(rule, arena):
+    return np.zeros((rule.slots, arena.n), arena.dtype)
+
+
 def test_linear_regression_finds_what_scikit_learn_finds():
     random = np.random.default_rng(4)
     x = random.standard_normal((80, 3))
@@ -115,7 +118,7 @@ def test_linear_regression_finds_what_scikit_learn_finds():
         model.backward(slope)
         model.arena.grad /= 80
         grad = model.arena.grad[: model.arena.n]
-        rule.update(model.arena.data, grad, state_vectors(rule, model.arena), step, Scratch(model.arena.data, model.arena.parts()))
+        apply_whole(rule, model.arena.data, grad, state_of(rule, model.arena), step, Scratch(model.arena.data, model.arena.parts()))
     oracle = LinearRegression().fit(x, y)
     np.testing.assert_allclose(model.arena.view("0.dense.weight").data, oracle.coef_.T, atol=1e-6)
     np.testing.assert_allclose(model.arena.view("0.dense.bias").data, oracle.intercept_, atol=1e-6)
@@ -138,13 +141,13 @@ def test_a_step_allocates_nothing_after_the_first(loss, rule):
     model, work = mlp([16, 32, outputs], seed=0), Workspace()
     x = random.standard_normal((rows, 16)).astype(np.float32)
     y = random.integers(0, outputs, rows) if loss.integer_target else random.standard_normal((rows, outputs)).astype(np.float32)
-    slots, scratch = state_vectors(rule, model.arena), Scratch(model.arena.data, model.arena.parts())
+    slots, scratch = state_of(rule, model.arena), Scratch(model.arena.data, model.arena.parts())
 
     def step(number):
         _, slope = loss(model.forward(x), y, work)
         model.backward(slope)
         model.arena.grad /= rows
-        rule.update(model.arena.data, model.arena.grad[: model.arena.n], slots, number, scratch)
+        apply_whole(rule, model.arena.data, model.arena.grad[: model.arena.n], slots, number, scratch)
 
     step(0)
     step(1)

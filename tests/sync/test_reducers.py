@@ -5,11 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpcml.arrays import spans
 from hpcml.comm import simulated
 from hpcml.comm.alone import Alone
-from hpcml.sync import SUMS
+from hpcml.nn import Arena, Tail
+from hpcml.sync import SUMS, Nodes
 from hpcml.sync.crossing import sliced, whole
-from hpcml.sync.reducers import TreeSum, divide
+from hpcml.sync.node_sum import NodeSum
+from hpcml.sync.reducers import RoadSum, TreeSum
+from hpcml.sync.synchroniser import divide
 from hpcml.sync.tree import halves
 from tests.laws import ReducerLaws
 
@@ -34,10 +38,11 @@ class TreeLaws(ReducerLaws):
 
     road = None
 
-    def make(self, comm, workers, length, dtype, xp):
-        reducer = TreeSum(comm, workers, length, dtype, xp)
+    def make(self, nodes, workers, n, tail, dtype, xp):
+        comm = nodes.order
+        reducer = TreeSum(comm, workers, n, tail, dtype, xp)
         if comm.size > 1 and self.road is not None:
-            reducer._across = self.road(comm, workers, length, dtype, xp)
+            reducer._across = self.road(comm, spans(workers, comm.size), n + tail, dtype, xp)
         return reducer
 
     def test_the_bits_are_those_of_the_tree_folded_plainly(self, on_every_rank):
@@ -65,6 +70,40 @@ class TestTheTreeByWholeVectors(TreeLaws):
 
 class TestTheTreeBySlices(TreeLaws):
     road = staticmethod(sliced)
+
+
+@pytest.fixture(scope="class")
+def small_blocks():
+    """Blocks so short that a test's vector has several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hpcml.sync.buckets.BLOCK", 7)
+        patch.setattr("hpcml.sync.reducers.BLOCK", 5)
+        yield
+
+
+@pytest.mark.usefixtures("small_blocks")
+class TestTheTreeThroughTheNodesMemory(TreeLaws):
+    apart = False
+
+    def make(self, nodes, workers, n, tail, dtype, xp):
+        if xp is not np:
+            pytest.skip("a device has no memory that ranks share")
+        cut = [slice(n - 1, n), slice(n // 3, n - 1), slice(0, n // 3)] if n > 1 else None
+        return NodeSum(Nodes(nodes.order, apart=True) if self.apart else nodes, workers, n, tail, dtype, 1, cut)
+
+    @pytest.mark.parametrize("hosts", ["ab", "aab", "abb", "aba", "abab", "aabb", "aaab", "abcab", "aabbcc"])
+    @pytest.mark.parametrize("threshold", [0, 10**9])
+    def test_any_map_of_ranks_to_nodes_gives_the_same_bits(self, monkeypatch, hosts, threshold):
+        monkeypatch.setattr("hpcml.sync.crossing.SLICED_FROM", threshold)
+        for workers in (len(hosts), len(hosts) + 1, 13):
+            x = vectors(6, workers, 41)
+            for found in simulated.run(len(hosts), lambda comm, x=x: self.totals(comm, x, rounds=3), list(hosts)):
+                for sign, total in zip((1, -1, 1), found, strict=True):
+                    np.testing.assert_array_equal(total, sign * fold(x))
+
+
+class TestTheTreeWithEveryRankANodeOfItsOwn(TestTheTreeThroughTheNodesMemory):
+    apart = True
 
 
 class TestTheTreeThatChoosesItsRoad(TreeLaws):
@@ -99,8 +138,8 @@ class RoadLaws(ReducerLaws):
 
     name = ""
 
-    def make(self, comm, workers, length, dtype, xp):
-        return SUMS[self.name].reducer(comm, workers, length, dtype, xp)
+    def make(self, nodes, workers, n, tail, dtype, xp):
+        return RoadSum(nodes.order, workers, n, tail, dtype, xp, SUMS[self.name].road)
 
     def test_it_agrees_with_the_tree_to_rounding(self, on_every_rank):
         def program(comm):
@@ -127,12 +166,48 @@ class TestRecursiveDoubling(RoadLaws):
     name = "doubling"
 
 
+class TestTheDoubleTree(RoadLaws):
+    name = "double-tree"
+
+
+class TestHalvingAndDoubling(RoadLaws):
+    name = "halving"
+
+
+class TestTwoLevels(RoadLaws):
+    name = "two-level"
+
+
+class TestLanes(RoadLaws):
+    name = "lanes"
+
+
 def test_every_named_sum_has_its_laws_here():
     assert set(SUMS) == {"tree"} | {laws.name for laws in RoadLaws.__subclasses__()}
 
 
-def test_the_mean_divides_the_vector_and_leaves_the_tail():
-    total = np.array([2.0, 4.0, 8.0, 8.0], np.float32)
-    divide(total, 2, 4.0)
-    assert total.tolist() == [0.5, 1.0, 8.0, 8.0]
+def test_the_mean_divides_in_place_and_keeps_the_dtype():
+    total = np.array([2.0, 4.0], np.float32)
+    divide(total, 4.0)
+    assert total.tolist() == [0.5, 1.0]
     assert total.dtype == np.float32
+
+
+def test_a_node_without_room_falls_back_whole_and_says_why(monkeypatch):
+    monkeypatch.setattr("hpcml.comm.simulated.SimulatedCommunicator.shared_blocks", lambda self, nbytes: None)
+    monkeypatch.setattr("hpcml.comm.simulated.SimulatedCommunicator.shortage", "no room here")
+    x = vectors(7, 4, 20)
+
+    def program(comm):
+        nodes, arena = Nodes(comm), Arena({"w": (20 - len(Tail),)})
+        reducer = SUMS["tree"].reducer(nodes, 4, arena, 1)
+        run = spans(4, comm.size)[comm.rank]
+        for worker in range(run.start, run.stop):
+            reducer.buffer()[:] = x[worker]
+            reducer.add()
+        reducer.finish()
+        return nodes.note, np.concatenate([part.copy() for _, part in reducer.parts()])
+
+    for note, found in simulated.run(2, program):
+        assert note == "no room here"
+        np.testing.assert_array_equal(found, fold(x)[: -len(Tail)])

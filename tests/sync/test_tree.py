@@ -85,7 +85,7 @@ def test_the_stack_of_partial_sums_stays_as_low_as_the_tree(case):
 def test_crossings_complete_what_the_ranks_hold_and_rank_0_ends_with_the_root(data, workers):
     ranks = data.draw(st.integers(1, workers))
     holder = {node: rank for rank, run in enumerate(spans(workers, ranks)) for node in subtrees(run, workers)}
-    for left, right, sender, adder in crossings(workers, ranks):
+    for left, right, sender, adder in crossings(spans(workers, ranks)):
         node = left[0], right[1]
         assert halves(node) == (left, right)
         assert holder.pop(left) == adder
@@ -99,7 +99,7 @@ def test_additions_turn_what_is_held_into_the_root(data, workers):
     ranks = data.draw(st.integers(1, workers))
     held = {node for run in spans(workers, ranks) for node in subtrees(run, workers)}
     present = set(held)
-    for left, right in additions(workers, held):
+    for left, right in additions((0, workers), held):
         assert halves((left[0], right[1])) == (left, right)
         present -= {left, right}
         present.add((left[0], right[1]))
@@ -110,14 +110,14 @@ def test_additions_turn_what_is_held_into_the_root(data, workers):
 def test_crossings_and_additions_are_the_same_tree(data, workers):
     ranks = data.draw(st.integers(1, workers))
     held = {node for run in spans(workers, ranks) for node in subtrees(run, workers)}
-    crossed = {(left, right) for left, right, _, _ in crossings(workers, ranks)}
-    assert crossed == set(additions(workers, held))
+    crossed = {(left, right) for left, right, _, _ in crossings(spans(workers, ranks))}
+    assert crossed == set(additions((0, workers), held))
 
 
 @given(st.data(), WORKERS)
 def test_hosts_name_the_rank_of_each_worker(data, workers):
     ranks = data.draw(st.integers(1, workers))
-    host = hosts(workers, ranks)
+    host = hosts(spans(workers, ranks))
     assert len(host) == workers
     assert sorted(set(host)) == list(range(ranks))
     assert host == sorted(host)

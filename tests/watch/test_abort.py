@@ -151,3 +151,25 @@ def test_a_report_names_the_rank_on_every_line(capsys):
     assert len(lines) >= 3
     assert all(line.startswith("[rank 0 of 1 on ") for line in lines)
     assert "IndexError" in lines[-1]
+
+
+def test_leaving_with_an_error_on_one_rank_alone_ends_all(run):
+    result = run(
+        2,
+        """
+        import sys
+        if comm.rank == 1:
+            sys.exit(3)
+        comm.barrier()
+        print("nobody gets here")
+        """,
+    )
+    assert result.returncode != 0
+    assert "nobody gets here" not in result.stdout
+    assert re.search(r"\[rank 1 of 2 on .*\] left by sys.exit\(3\) alone", result.stderr)
+
+
+def test_leaving_with_an_error_on_all_ranks_is_in_order(run):
+    result = run(3, "import sys\nsys.exit(4)\n")
+    assert result.returncode == 4
+    assert "alone" not in result.stderr

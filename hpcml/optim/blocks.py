@@ -1,0 +1,69 @@
+"""A rule over flat vectors, block by block: on the CPU one pass over memory, on a device one block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from hpcml.arrays import Array, aligned, namespace
+from hpcml.optim.rules import Look, Rule, rate_at
+
+BLOCK = 1 << 15
+"""Elements of a block on the CPU: parameters, gradient, states and scratch stay in a core's second-level cache."""
+
+
+class Scratch:
+    """What rules need beside the vectors, made once: one block of memory, and the span of each parameter."""
+
+    def __init__(self, like: Array, parts: Sequence[slice]) -> None:
+        """Allocate for vectors like `like` (n,) whose parameters lie at `parts`."""
+        self.parts, self.n = list(parts), len(like)
+        self.step = BLOCK if namespace(like) is np else max(self.n, 1)
+        size = min(self.step, max(self.n, 1))
+        self.memory = aligned(size, like.dtype) if namespace(like) is np else namespace(like).zeros(size, like.dtype)
+
+    def spans(self, whole: slice) -> Iterator[slice]:
+        """Yield spans of at most one block that together are `whole`."""
+        for first in range(whole.start, whole.stop, self.step):
+            yield slice(first, min(first + self.step, whole.stop))
+
+
+def apply(
+    rule: Rule, data: Array, blocks: Iterable[tuple[slice, Array]], state: Array, step: int, work: Scratch, look: Look | None = None
+) -> None:
+    """Move parameters by a rule, over the blocks of the gradient that are given.
+
+    Args:
+        rule: how.
+        data: (n,) parameters; overwritten within the blocks' spans.
+        blocks: (span, gradient there), each at most one block long; the gradients are overwritten.
+        state: (k, n); overwritten within the spans.
+        step: number of the step, from 0.
+        work: scratch for vectors of this length.
+        look: what the rule saw in whole vectors, for rules that look.
+    """
+    rate = rate_at(rule, step)
+    for span, g in blocks:
+        if look is None:
+            rule.update(data[span], g, state[:, span], rate, step, work.memory[: len(g)])
+            continue
+        for first, stop, scale, factor in _within(look, span):
+            part = g[first - span.start : stop - span.start]
+            if scale != 1.0:
+                part *= scale
+            rule.update(data[first:stop], part, state[:, first:stop], rate * factor, step, work.memory[: len(part)])
+
+
+def apply_whole(rule: Rule, data: Array, grad: Array, state: Array, step: int, work: Scratch) -> None:
+    """Move all n parameters by a whole gradient (n,), looking at both first where the rule does; overwrites data, state and grad."""
+    look = rule.look(data, grad, work.parts) if rule.looks else None
+    apply(rule, data, ((span, grad[span]) for span in work.spans(slice(0, work.n))), state, step, work, look)
+
+
+def _within(look: Look, span: slice) -> Iterator[tuple[int, int, float, float]]:
+    """Yield (first, stop, scale, factor) of what a rule saw inside one span."""
+    for part, scale, factor in look:
+        first, stop = max(part.start, span.start), min(part.stop, span.stop)
+        if first < stop:
+            yield first, stop, scale, factor
