@@ -180,6 +180,7 @@ def main() -> None:
     args = parser.parse_args()
     counts = {"contiguous": args.shards, "lz4": min(2, args.shards), "gzip": min(2, args.shards)}
     paths = {layout: write_samples(Path(args.folder), layout, n, args.rows) for layout, n in counts.items()}
+    args.folder = None  # a path of one machine is no result
     about = {"time": time.time(), "host": platform.node(), "cores": os.cpu_count(), "versions": versions(), "args": vars(args)}
     RESULTS.parent.mkdir(exist_ok=True)
     for what, aim, got, found in chain(aims(paths, args.rounds, args.threads, args.torch_rows), more_aims(paths, args.rounds)):
