@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpcml.data import storage
 from hpcml.data.contents import dtype_name
 from hpcml.data.shards import DTYPES, open_file
 from hpcml.errors import ShardError
@@ -107,12 +108,12 @@ def look_into(path: Path) -> list[Looks]:
         found: dict[str, Any] = {}
         try:
             file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
-            return [_look(name, found[name]) for name in sorted(found)]
+            return [_look(path, name, found[name]) for name in sorted(found)]
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise ShardError(f"{path}: its metadata is damaged; write or copy the file again ({error})") from error
 
 
-def _look(name: str, item: Any) -> Looks:
+def _look(path: Path, name: str, item: Any) -> Looks:
     import h5py
 
     plist = item.id.get_create_plist()
@@ -127,20 +128,21 @@ def _look(name: str, item: Any) -> Looks:
     chunk = tuple(map(int, item.chunks or ()))
     stored = int(item.id.get_storage_size())
     kind = dtype_name(dtype)
-    return Looks(name, shape, kind, order, layout, chunk, names, lacking, size, stored, _road(layout, names, lacking, kind))
+    return Looks(name, shape, kind, order, layout, chunk, names, lacking, size, stored, _road(path, item, lacking, kind))
 
 
-def _road(layout: str, filters: Sequence[str], lacking: Sequence[str], dtype: str) -> str:
-    """Return by which road rows are read, in words."""
+def _road(path: Path, item: Any, lacking: Sequence[str], dtype: str) -> str:
+    """Return by which road the loader reads these rows, in words, or why it does not."""
     if lacking:
         return f"none: {', '.join(lacking)} is not installed (pip install hdf5plugin)"
-    if dtype not in DTYPES:
-        return "none: not numbers"
-    if layout == "contiguous":
-        return "positioned reads"
-    if layout == "chunked" and not set(filters) - {"gzip", "shuffle", "fletcher32", "lz4", "zstd", "blosc", "lzf", "bitshuffle", "blosc2"}:
-        return "raw chunks" + (", decoded by threads" if filters else "")
-    return "HDF5's own pipeline"
+    if dtype not in DTYPES or not item.shape or not item.shape[0]:
+        return "none: not rows of numbers"
+    try:
+        stored = storage.look(path, item)
+    except ShardError as error:
+        return f"none: {str(error).removeprefix(f'{path}: ')}"
+    words = {storage.CONTIGUOUS: "positioned reads", storage.CHUNKED: "raw chunks" + (", decoded by threads" if stored.filters else "")}
+    return words.get(stored.road, f"HDF5's own pipeline: {stored.why}")
 
 
 @dataclass(frozen=True, slots=True)

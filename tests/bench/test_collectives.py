@@ -32,7 +32,9 @@ def test_every_road_and_limit_has_a_row_for_every_size(hosts):
     assert all(found["rows"] == reports[0]["rows"] for found in reports)
     found = reports[0]
     limits = [one.name for one in LIMITS if one.name != "link" or len(set(hosts)) > 1]
-    assert [(row["bytes"], row["name"]) for row in found["rows"]] == [(size, name) for size in (256, 1024) for name in [*ROADS, *limits]]
+    assert [(row["bytes"], row["name"]) for row in found["rows"]] == [
+        (size, name) for size in (256, 1024) for name in [*ROADS, "node arena", *limits]
+    ]
     for row in found["rows"]:
         assert row["seconds"] >= row["fastest"] > 0
         assert row["gigabytes_per_second"] == pytest.approx(row["bytes"] / row["seconds"] / 1e9)
@@ -56,7 +58,7 @@ def test_sixteen_bits_count_what_travels():
 
 def test_one_rank_alone_can_be_measured():
     found = simulated.run(1, bench)[0]
-    assert len(found["rows"]) == 2 * (len(ROADS) + 2)
+    assert len(found["rows"]) == 2 * (len(ROADS) + 1 + 2)
     assert table_lines(found)
 
 
