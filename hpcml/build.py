@@ -28,6 +28,9 @@ from hpcml.sync import SUMS, Auto, EveryStep, LocalSteps
 from hpcml.train import Hook, Saving, Trainer
 from hpcml.transforming import keep_statistics, transformed
 
+MOST_CLASSES = 1 << 16
+"""Classes that are believed whatever the number of rows."""
+
 TARGETS_AT_ONCE = 1 << 16
 """Rows of the target read at once while the classes are counted."""
 
@@ -129,6 +132,12 @@ def count_classes(config: Config, comm: Communicator) -> int:
                 path, inside = targets.locate(row)
                 raise DataError(f"{path}: row {inside} of {config.data.target!r} is the class {block.min()}; classes count from 0")
             largest = max(largest, int(block.max()))
+            if largest >= max(targets.rows, MOST_CLASSES):
+                path, inside = targets.locate(first + int(block.reshape(len(block), -1).max(axis=1).argmax()))
+                raise DataError(
+                    f"{path}: row {inside} of {config.data.target!r} is the class {largest}, more than {targets.rows} rows can tell apart;"
+                    ' set model.outputs if that is meant, train.loss = "squared-error" for numbers, or mend the data'
+                )
     return largest + 1
 
 
@@ -224,7 +233,11 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
     comm, notes = start_device_roads(comm, config.run.device, config.run.device_road)
     with comm.together():
         config = resolve_sampling(config, train, comm.size)
-        model = build_model(config, train.x.shape)
+        try:
+            model = build_model(config, train.x.shape)
+        except MemoryError as error:
+            sizes = f"model.hidden = {config.model.hidden} and model.outputs = {config.model.outputs} over rows of shape {train.x.shape}"
+            raise ConfigError(f"the model does not fit into memory ({error}); make {sizes} smaller") from error
         if config.train.batch > train.rows:
             raise ConfigError(f"train.batch is {config.train.batch}, the training data have {train.rows} rows; make the batch smaller")
         rule = build_rule(config, build_rate(config, -(-train.rows // config.train.batch), notes))

@@ -95,7 +95,7 @@ class Communicator(ABC):
         self.all_reduce(np.zeros(1, np.int32))
 
     def meets_within(self, seconds: float) -> bool:
-        """Return whether every rank calls this within so many seconds of this one; used last, since a late rank is not waited for."""
+        """Return whether every rank calls this within so many seconds of this one; used last, and again by a rank that still waits."""
         self.barrier()
         return True
 

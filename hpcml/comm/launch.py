@@ -13,7 +13,17 @@ _LAUNCHERS = (
 """In order of trust: under Slurm, an mpirun sets its own names and its daemons carry Slurm's."""
 
 
-def promise(environment: Mapping[str, str]) -> tuple[int, int, str] | None:
+OPEN_MPI = _LAUNCHERS[0][2]
+Promise = tuple[int, int, str]
+"""(ranks, this rank, the launcher's name)."""
+
+
+def is_kin(launcher: str, library: str) -> bool:
+    """Return False where this launcher is known not to start ranks of this library: Open MPI's mpirun and MPICH or its kin."""
+    return launcher != OPEN_MPI or not any(name in library for name in ("MPICH", "Intel(R) MPI", "MVAPICH"))
+
+
+def promise(environment: Mapping[str, str]) -> Promise | None:
     """Return (ranks, this rank, launcher's name) as the launcher set them, or None when nobody launched us."""
     for size, rank, name in _LAUNCHERS:
         if environment.get(size, "").isdigit():

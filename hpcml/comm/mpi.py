@@ -1,17 +1,14 @@
-"""mpi4py's door: a Communicator over the MPI library, and the start of the world.
+"""mpi4py's door: a Communicator over the MPI library.
 
 Device arrays are staged through host memory unless a probe has shown that the library takes device pointers: handing one over is safe.
 """
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import time
-import warnings
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -19,11 +16,9 @@ import numpy as np
 from hpcml.arrays import Array, aligned, namespace, on_device
 from hpcml.arrays.pinned import settle
 from hpcml.comm import node
-from hpcml.comm.alone import Alone
 from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows
-from hpcml.comm.launch import promise
 from hpcml.comm.staging import Staging, is_short, reduce_wide
-from hpcml.errors import CommError, LaunchError
+from hpcml.errors import CommError
 
 CHUNK = 1 << 27
 """Elements in one call to the library: below every library's 2^31 limits on counts and on bytes."""
@@ -45,6 +40,7 @@ class MpiCommunicator(Communicator):
 
         self._mpi = MPI
         self._windows: list[Any] = []
+        self._leaving: Any = None
         self._children: list[MpiCommunicator] = []
         self.threaded = MPI.Query_thread() >= MPI.THREAD_SERIALIZED
         self._ops = {Op.SUM: MPI.SUM, Op.MIN: MPI.MIN, Op.MAX: MPI.MAX}
@@ -144,8 +140,9 @@ class MpiCommunicator(Communicator):
 
     def meets_within(self, seconds: float) -> bool:
         """Return whether every rank calls this within so many seconds of this one."""
-        request, end = self.handle.Ibarrier(), time.monotonic() + seconds
-        while not request.Test():
+        self._leaving = self._leaving or self.handle.Ibarrier()
+        end = time.monotonic() + seconds
+        while not self._leaving.Test():
             if time.monotonic() > end:
                 return False
             time.sleep(PAUSE)
@@ -233,55 +230,5 @@ def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray | 
         yield out[start:end] if start < max(out.size, 1) else None, landing[start:end] if start < max(landing.size, 1) else None
 
 
-@cache
-def world() -> Communicator:
-    """Return the communicator of all ranks; start MPI at the first call.
-
-    Returns:
-        COMM_WORLD of the MPI library, or a world of one where no library can be loaded and no launcher started us.
-
-    Raises:
-        LaunchError: if the launcher promised several ranks, but this process would believe to be alone.
-    """
-    promised = promise(os.environ)
-    # Open MPI's UCX component complains on every rank about windows inside a node, which it does not serve; a site's setting stands.
-    os.environ.setdefault("OMPI_MCA_osc", "^ucx")
-    try:
-        with warnings.catch_warnings():
-            # mpi4py suspects on every rank what is told below once, with what to do
-            warnings.filterwarnings("ignore", "suspicious MPI execution environment", RuntimeWarning)
-            from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        if promised is not None and promised[0] > 1:
-            raise LaunchError(
-                f"{promised[2]} started {promised[0]} ranks, but mpi4py cannot load an MPI library ({_first_line(error)});"
-                " load the site's MPI module, or pip install 'hpcml[mpi]'"
-            ) from error
-        return Alone()
-    if promised is not None and promised[0] > 1 and MPI.COMM_WORLD.size == 1:
-        raise LaunchError(
-            f"{promised[2]} started {promised[0]} ranks, but mpi4py is linked to {_first_line(MPI.Get_library_version())},"
-            " which sees only this one: each process would believe that it is rank 0 of 1;"
-            f" start with the mpirun of the same MPI (look beside {sys.executable}), or install mpi4py for the MPI of that launcher"
-        )
-    if MPI.COMM_WORLD.size > 1 and not MPI.Is_initialized():
-        raise CommError("MPI is not initialised; do not set mpi4py.rc.initialize to False before hpcml starts")
-    return MpiCommunicator(MPI.COMM_WORLD)
-
-
 def _last_line(error: Exception) -> str:
     return " ".join(str(error).strip().splitlines()[-1].split())
-
-
-def library_version() -> str:
-    """Return the name and version of the MPI library that mpi4py is linked to, or "none" where none can be loaded."""
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError):
-        return "none"
-    return _first_line(MPI.Get_library_version())
-
-
-def _first_line(text: object) -> str:
-    lines = str(text).strip().splitlines()
-    return " ".join(lines[0].split(",")[0].split()) if lines else "no reason given"

@@ -45,7 +45,7 @@ class Progress(Hook):
         if not self._show:
             return
         self._tell(trainer)
-        shown = "  ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items())
+        shown = "  ".join(f"{name.replace('_', ' ')} {value:{_digits(value)}}" for name, value in metrics.items())
         self._write(f"epoch {trainer.epoch:>{len(str(self._epochs))}}/{self._epochs}  {shown}  {self._rate():,.0f} rows/s")
 
     def after_run(self, trainer: Trainer) -> None:
@@ -84,6 +84,11 @@ class Progress(Hook):
         self._bar = Bar(*columns, console=Console(file=self._stream), transient=True)
         self._task = self._bar.add_task("training", total=epochs * trainer.sampler.steps, completed=trainer.count, rate="")
         self._bar.start()
+
+
+def _digits(value: float) -> str:
+    """Return the format of a metric: four decimals, or the exponent of one that has left every scale."""
+    return ".4f" if abs(value) < 1e6 else ".3e"
 
 
 def is_terminal(stream: TextIO) -> bool:

@@ -13,6 +13,7 @@ from typing import NoReturn
 from hpcml.comm.communicator import Communicator
 from hpcml.errors import HpcmlError
 
+AN_HOUR = 3600.0
 GRACE = 5.0
 """Seconds that ranks which leave with an error wait for the others to leave too."""
 
@@ -59,9 +60,20 @@ def _watch_exit(comm: Communicator) -> None:
         leave(code)
 
     def at_exit() -> None:
-        if said and said[-1] not in (None, 0) and not comm.meets_within(GRACE):
-            sys.stderr.write(f"[rank {comm.rank} of {comm.size} on {comm.host}] left by sys.exit({said[-1]!r}) alone; all ranks end\n")
-            comm.abort(said[-1] if isinstance(said[-1], int) else 1)
+        name = f"[rank {comm.rank} of {comm.size} on {comm.host}]"
+        if said and said[-1] not in (None, 0):
+            if not comm.meets_within(GRACE):
+                sys.stderr.write(f"{name} left by sys.exit({said[-1]!r}) alone; all ranks end\n")
+                comm.abort(said[-1] if isinstance(said[-1], int) else 1)
+            return
+        # Others may still work for hours, so a rank that ends well waits for them; but it says so.
+        if not comm.meets_within(GRACE):
+            sys.stderr.write(
+                f"{name} has ended and waits for the other ranks; if they wait for it, they have not called the same operations\n"
+            )
+            sys.stderr.flush()
+            while not comm.meets_within(AN_HOUR):
+                continue
 
     sys.exit = exit_and_say
     atexit.register(at_exit)
