@@ -121,6 +121,18 @@ def test_a_torn_row_of_metrics_is_cut_and_a_missing_epoch_row_comes_back(job):
     assert epochs[1]["train_loss"] == json.loads(lines[last])["train_loss"]
 
 
+def test_a_damaged_row_of_metrics_is_told_and_stays(job):
+    job.train(2).check()
+    path = job.folder / "run" / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    damaged = [*lines[:1], '{"event": "ep\n', "7\n", *lines[1:]]
+    path.write_text("".join(damaged))
+    result = job.train(2, "run", "train.epochs=3", options=("--resume",)).check()
+    assert "note: run/metrics.jsonl: rows that cannot be read are left as they are: line 2, 3" in result.stdout
+    assert path.read_text().startswith("".join(damaged))
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines() if '"epoch", ' in line] == [1, 2, 3]
+
+
 def test_another_model_is_refused_and_named(job):
     job.train(2, "run", "train.epochs=1").check()
     before = job.resolved()
