@@ -142,6 +142,29 @@ def test_another_model_is_refused_and_named(job):
     assert job.resolved() == before
 
 
+def test_a_cosine_fixes_the_number_of_epochs(job):
+    job.train(1, "run", "rate.name=cosine").check()
+    message = explained(job.train(1, "run", "rate.name=cosine", "train.epochs=4", options=("--resume",)), "train.epochs", "is 16", "is 8")
+    assert "SGD(" not in message
+    explained(job.train(1, options=("--resume",)), "optimizer.*, rate.*", "SGD with Cosine")
+
+
+def test_fewer_epochs_than_are_done_are_refused(job):
+    job.train(1).check()
+    before = (job.folder / "run" / "config.toml").read_bytes()
+    explained(job.train(2, "run", "train.epochs=1", options=("--resume",)), "train.epochs is 1", "2 epochs", "are done")
+    assert (job.folder / "run" / "config.toml").read_bytes() == before
+
+
+def test_a_start_that_fails_leaves_no_folder_behind(job):
+    explained(job.train(2, "deep/run", "data.train=nothing-*.h5"), "nothing-*.h5")
+    assert not (job.folder / "deep").exists()
+    (job.folder / "own").mkdir()
+    (job.folder / "own" / "note").write_text("mine")
+    explained(job.train(2, "own", "train.batch=1000"), "train.batch is 1000")
+    assert [path.name for path in (job.folder / "own").iterdir()] == ["note"]
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "shared.h5", "workers-0-1.h5"])
 def test_a_corrupt_checkpoint_is_passed_over_named_and_the_end_is_the_same(job, name):
     local = ["sync.name=local-steps", "sync.every=3", "run.checkpoint_every=3"]
@@ -171,8 +194,10 @@ def test_corrupt_checkpoints_are_told_by_every_command(job):
     older.unlink()
     explained(job.hpcml(2, "evaluate", "run"), "no whole checkpoint", "missing")
     explained(job.hpcml(1, "checkpoint", "digest", "run"), "no whole checkpoint")
-    result = job.train(2, options=("--resume",)).check()
-    assert "starting from the beginning" in result.stdout
+    names = job.checkpoints()
+    parts = ["no whole checkpoint among 2", "move run/checkpoints away", "missing", str(newest.relative_to(job.folder))]
+    explained(job.train(2, options=("--resume",)), *parts)
+    assert job.checkpoints() == names
 
 
 def test_checkpoints_are_read_without_mpi(job):
