@@ -142,7 +142,6 @@ def go_on(trainer: Trainer, found: Checkpoint) -> None:
 
 def require_same_run(identity: dict[str, str], found: Checkpoint) -> None:
     """Raise CheckpointError unless the checkpoint was written by a run with this identity."""
-    then = found.manifest["identity"]
     there = found.manifest["identity"]
     differ = [_difference(key, identity[key], str(there.get(key))) for key in identity if there.get(key) != identity[key]]
     if differ:

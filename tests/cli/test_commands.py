@@ -52,6 +52,12 @@ def test_commands_on_data_that_do_not_fit_or_a_file_that_cannot_be_written(job):
     assert not list(job.folder.glob(".partial*"))
 
 
+def test_predictions_into_a_folder_are_refused_before_the_run_is_looked_at(job):
+    (job.folder / "out").mkdir()
+    words = ["predict", "nowhere", "--data", "test-*.h5", "--out", "out"]
+    explained(job.hpcml(3, *words), "out: is a folder", "--out", "out/predictions.h5")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_help_of_a_command_shows_an_example(name, capsys):
     assert main([name, "--help"]) == 0
