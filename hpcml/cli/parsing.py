@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         """Take what argparse takes; a description that is a docstring loses its reST marks."""
         super().__init__(**options)
-        self.description = self.description and self.description.replace("``", "`")
+        self.description = self.description and self.description.replace("``", "")
 
     def error(self, message: str) -> NoReturn:
         """Raise Leaving with the usage and the message."""

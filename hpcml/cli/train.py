@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcml.cli.begin import begin
+from hpcml.cli.parsing import Show
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.errors import RunError
 
@@ -28,11 +29,18 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "train", help="train a model", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", metavar="CONFIG", help="the job's TOML file; docs/config.md lists all keys")
+    parser.add_argument("config", metavar="CONFIG", help="the job's TOML file; --keys lists what may stand in it")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="changes", help="change a key; may be repeated")
     parser.add_argument("--run", metavar="DIR", dest="folder", help="the run's folder (default: runs/<name of CONFIG>, numbered if taken)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the folder, if there is one")
+    parser.add_argument("--keys", action=Show, text=_keys, help="show every key of CONFIG with its default and meaning")
     parser.set_defaults(run=run)
+
+
+def _keys() -> str:
+    from hpcml.config.meanings import keys_text
+
+    return keys_text()
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,7 +116,9 @@ def require_epochs_left(trainer: Trainer, epochs: int, folder: Path) -> None:
     """Raise RunError on every rank if a resumed run has done more than this many epochs: its config would say what is not true."""
     if (trainer.epoch, trainer.position) > (epochs, 0):
         done = f"{trainer.epoch} epochs and {trainer.position} steps"
-        raise everywhere(RunError(f"{folder}: train.epochs is {epochs}, but {done} are done; give {trainer.epoch + (trainer.position > 0)} or more"))
+        raise everywhere(
+            RunError(f"{folder}: train.epochs is {epochs}, but {done} are done; give {trainer.epoch + (trainer.position > 0)} or more")
+        )
 
 
 def next_folder(parent: Path, stem: str, resume: bool) -> Path:
