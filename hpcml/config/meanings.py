@@ -53,7 +53,7 @@ MEANINGS = {
     "sync.every": "`local-steps`: steps between two averages",
     "sync.reducer": "`auto`, `tree`, `all-reduce`, `ring`, `halving`, `double-tree`, `binary-tree`, `doubling`, `two-level`, `lanes`",
     "run.device": "`auto`, `cpu`, `gpu`",
-    "run.device_road": "how GPUs' arrays travel: `auto` (the fastest that a probe found right), `direct`, `staged`, `nccl`; see docs/gpu.md",
+    "run.device_road": "how GPUs' arrays travel: `auto` (the fastest a probe found right), `direct`, `staged`, `nccl`; see docs/gpu.md",
     "run.threads": "BLAS threads a rank; 0: 1 where exact, else the rank's share of the node's cores",
     "run.checkpoint_every": "steps between checkpoints; 0: after each epoch only",
     "run.keep": "checkpoints that stay",
