@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcml.cli.main import main
 from hpcml.config import Config, DataConfig, load
+from hpcml.config.meanings import MEANINGS, keys_table
 from hpcml.errors import ConfigError
 
 SMALL = '[data]\ntrain = "a-*.h5"\n'
@@ -129,3 +131,21 @@ def test_a_file_that_is_wrong_is_named(written, tmp_path):
 def test_a_change_of_what_is_not_a_section_is_refused(written):
     with pytest.raises(ConfigError, match="'data' is not a section"):
         written("data = 3", "data.train=x")
+
+
+def test_every_key_has_one_meaning_and_the_document_agrees(repository):
+    assert list(MEANINGS) == list(Config(DataConfig(train="x")).flat())
+    assert keys_table() in (repository / "docs" / "config.md").read_text()
+
+
+def test_the_keys_are_shown_without_a_config(capsys):
+    assert main(["train", "--keys"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(MEANINGS)
+    assert lines[0].split()[:2] == ["data.train", "needed"]
+    assert any(line.split()[:2] == ["train.epochs", "10"] for line in lines)
+
+
+def test_no_help_shows_the_marks_of_a_docstring(capsys):
+    assert main(["train", "--help"]) == 0
+    assert "``" not in capsys.readouterr().out

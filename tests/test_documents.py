@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from hpcml.cli import checkpoint, data, evaluate, predict, train
 from tests.documents import Block, blocks, script
 from tests.mpirun import Child, Result, start
 
@@ -47,6 +49,16 @@ def test_an_example_runs(block, workspaces):
     result = run(block, workspaces[block.path])
     if result is not None:
         result.check()
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_helps_run_in_their_order(tmp_path):
+    """Those on the digits; the first one fills runs/digits, which the others use."""
+    modules = [train, evaluate, predict, checkpoint, *data.TOOLS]
+    lines = [line.strip() for module in modules for line in module.EXAMPLE.splitlines() if re.match(r" .*hpcml .*(digits|runs/)", line)]
+    assert len(lines) >= 9
+    commands = "\n".join(lines)
+    Child(["bash", "-euo", "pipefail", "-c", commands], cwd=furnished(tmp_path)).wait(SECONDS).check()
 
 
 DOCUMENT = """

@@ -10,42 +10,25 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any, NoReturn
 
 from hpcml.cli import bench, checkpoint, data, evaluate, predict, probe, train
+from hpcml.cli.parsing import Parser, Show, is_first, parse
 from hpcml.comm.communicator import Communicator
-from hpcml.comm.launch import promise
 from hpcml.errors import HpcmlError
 
 COMMANDS = (train, evaluate, predict, data, checkpoint, bench, probe)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that explains a wrong command line once, not once a rank."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the usage and the message where this is rank 0, and exit with 2."""
-        if _is_first():
-            self.print_usage(sys.stderr)
-            sys.stderr.write(f"{self.prog}: error: {message}\n")
-        raise SystemExit(2)
-
-    def print_help(self, file: Any = None) -> None:
-        """Print the help where this is rank 0."""
-        if _is_first():
-            super().print_help(file)
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Return the parser of all commands."""
-    top = _Parser(
+    top = Parser(
         prog="hpcml",
         description="Train models on HPC clusters: the same answer on any number of ranks.",
         epilog="example:\n  mpirun -n 4 hpcml train jobs/digits.toml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"hpcml {version('hpcml')}")
-    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    top.add_argument("--version", action=Show, text=lambda: f"hpcml {version('hpcml')}\n", help="show the version")
+    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for command in COMMANDS:
         command.add_to(commands)
     return top
@@ -53,15 +36,24 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = parser().parse_args(arguments)
     try:
-        return int(args.run(args))
-    except HpcmlError as error:
-        return _explain(error)
+        code = _run(arguments)
+        sys.stdout.flush()
+        return code
     except BrokenPipeError:
         # The reader of our output is gone (`hpcml ... | head`); Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _leave(1)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        args = parse(parser(), arguments)
+        return args if isinstance(args, int) else int(args.run(args))
+    except HpcmlError as error:
+        return _explain(error)
+    except BrokenPipeError:
+        raise
     except Exception as error:
         comm = _world()
         if comm is None:
@@ -75,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _explain(error: HpcmlError) -> int:
     comm = _world()
     if comm is None:
-        _say(error, shown=_is_first())
+        _say(error, shown=is_first())
     elif comm.size == 1 or error.everywhere:
         _say(error, shown=comm.rank == 0)
     else:
@@ -104,9 +96,3 @@ def _say(error: HpcmlError, shown: bool, name: str = "") -> None:
     if shown:
         sys.stderr.write(f"{name}hpcml: error: {error}\n")
         sys.stderr.flush()
-
-
-def _is_first() -> bool:
-    """Return whether the launcher calls this process rank 0, or did not start it."""
-    promised = promise(os.environ)
-    return promised is None or promised[1] == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcml.cli.begin import begin
+from hpcml.errors import RunError
 
 EXAMPLE = """example:
   mpirun -n 2 hpcml predict runs/digits --data 'data/digits/test-*.h5' --out predictions.h5
@@ -40,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
     from hpcml.transforming import load_statistics, transformed
 
     comm = begin(args)
+    with comm.together():
+        if comm.rank == 0 and Path(args.out).is_dir():
+            raise RunError(f"{args.out}: is a folder; give --out the name of a file, such as {Path(args.out) / 'predictions.h5'}")
     trained = load_together(Path(args.folder), comm)
     trained.say_problems(comm)
     keys = msgspec.structs.replace(trained.config.data, weights="")

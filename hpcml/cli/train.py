@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpcml.cli.begin import begin
-from hpcml.comm.communicator import Communicator
+from hpcml.cli.parsing import Show
+from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.errors import RunError
+
+if TYPE_CHECKING:
+    from hpcml.train import Trainer
 
 EXAMPLE = """examples:
   hpcml train jobs/digits.toml
   mpirun -n 4 hpcml train jobs/digits.toml --set train.epochs=5 --set sync.name=local-steps --run runs/mine
-  mpirun -n 3 hpcml train jobs/digits.toml --run runs/mine --resume
+  mpirun -n 3 hpcml train jobs/digits.toml --set train.epochs=6 --set sync.name=local-steps --run runs/mine --resume
 """
 
 
@@ -23,11 +29,18 @@ def add_to(commands: Any) -> None:
     parser = commands.add_parser(
         "train", help="train a model", description=__doc__, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", metavar="CONFIG", help="the job's TOML file; docs/config.md lists all keys")
+    parser.add_argument("config", metavar="CONFIG", help="the job's TOML file; --keys lists what may stand in it")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", dest="changes", help="change a key; may be repeated")
     parser.add_argument("--run", metavar="DIR", dest="folder", help="the run's folder (default: runs/<name of CONFIG>, numbered if taken)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest whole checkpoint in the folder, if there is one")
+    parser.add_argument("--keys", action=Show, text=_keys, help="show every key of CONFIG with its default and meaning")
     parser.set_defaults(run=run)
+
+
+def _keys() -> str:
+    from hpcml.config.meanings import keys_text
+
+    return keys_text()
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,11 +56,13 @@ def run(args: argparse.Namespace) -> int:
         config = load(args.config, args.changes)
     comm.agree_all(config.flat(), "the config's")
     folder = choose_folder(args.folder, Path(args.config).stem, args.resume, comm)
-    hooks = [Progress(), Recorder(folder, config.run.log_every)]
-    job = build_job(config, comm, folder, args.resume, hooks)
-    with comm.together():
-        if comm.rank == 0:
-            write_whole(folder / "config.toml", job.config.to_toml())
+    with made(folder, comm):
+        hooks = [Progress(), Recorder(folder, config.run.log_every)]
+        job = build_job(config, comm, folder, args.resume, hooks)
+        require_epochs_left(job.trainer, config.train.epochs, folder)
+        with comm.together():
+            if comm.rank == 0:
+                write_whole(folder / "config.toml", job.config.to_toml())
     metrics = job.trainer.run(config.train.epochs)
     if comm.rank == 0:
         shown = "".join(f"  {name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items() if name.startswith("test_"))
@@ -56,10 +71,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def choose_folder(wanted: str | None, stem: str, resume: bool, comm: Communicator) -> Path:
-    """Return the run's folder, made by rank 0 and equal on all ranks.
+    """Return the run's folder, equal on all ranks; it may not be there yet.
 
     Raises:
-        RunError: on every rank, if the folder holds a run and `resume` is false, or cannot be made.
+        RunError: on every rank, if the folder holds a run and `resume` is false.
     """
     folder = Path()
     with comm.together():
@@ -67,11 +82,43 @@ def choose_folder(wanted: str | None, stem: str, resume: bool, comm: Communicato
             folder = Path(wanted) if wanted else next_folder(Path("runs"), stem, resume)
             if not resume and holds_run(folder):
                 raise RunError(f"{folder} already holds a run; add --resume to go on with it, or give another --run")
+    return Path(comm.broadcast_bytes(str(folder).encode()).decode())
+
+
+@contextmanager
+def made(folder: Path, comm: Communicator) -> Iterator[None]:
+    """Make the run's folder on rank 0, and if the block fails remove what this start put there: files, and folders left empty.
+
+    Raises:
+        RunError: on every rank, if the folder cannot be made.
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()] if comm.rank == 0 else []
+    with comm.together():
+        if comm.rank == 0:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise RunError(f"{folder}: cannot be made ({error.strerror}); give another --run") from error
-    return Path(comm.broadcast_bytes(str(folder).encode()).decode())
+    before = set(folder.iterdir()) if comm.rank == 0 else set()
+    try:
+        yield
+    except BaseException:
+        if comm.rank == 0:
+            with suppress(OSError):
+                for path in set(folder.iterdir()) - before:
+                    path.unlink()
+                for path in new:
+                    path.rmdir()
+        raise
+
+
+def require_epochs_left(trainer: Trainer, epochs: int, folder: Path) -> None:
+    """Raise RunError on every rank if a resumed run has done more than this many epochs: its config would say what is not true."""
+    if (trainer.epoch, trainer.position) > (epochs, 0):
+        done = f"{trainer.epoch} epochs and {trainer.position} steps"
+        raise everywhere(
+            RunError(f"{folder}: train.epochs is {epochs}, but {done} are done; give {trainer.epoch + (trainer.position > 0)} or more")
+        )
 
 
 def next_folder(parent: Path, stem: str, resume: bool) -> Path:

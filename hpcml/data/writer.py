@@ -108,7 +108,7 @@ class RowWriter:
             os.replace(self._partial, self.path)
         except (OSError, RuntimeError) as caught:
             self._discard()
-            raise ShardError(f"{self.path}: cannot be finished ({caught})") from caught
+            raise ShardError(f"{self.path}: cannot be finished ({caught}); give another name, on a disk that has room") from caught
 
     def _discard(self) -> None:
         try:

@@ -50,7 +50,8 @@ def predict_to_file(model: Model, loss: Loss, data: ShardedDataset, comm: Commun
                     x, *_ = reader.read(*dealt[comm.rank])
                     mine[: len(x)] = _shape(to_host(model.forward(x)), loss)
             _collect(comm, dealt, mine, came, writer, loss)
-    comm.fail_together(None)
+        with comm.together():
+            stack.close()  # here the file gets its name
     return list(fields)
 
 

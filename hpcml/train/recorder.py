@@ -34,8 +34,9 @@ class Recorder(Hook):
         self._active, self._started, self._first = trainer.comm.rank == 0, time.perf_counter(), trainer.count
         self._rows = self._epoch_rows = 0
         self._epoch_started = self._started
-        if self._active:
-            self._mend(trainer, epochs)
+        with trainer.comm.together():
+            if self._active:
+                self._mend(trainer, epochs)
         world = {"ranks": trainer.comm.size, "virtual_workers": trainer.workers, "hosts": sorted(set(trainer.hosts))}
         self._event("start", trainer, epochs=epochs, resumed_from=trainer.resumed_from, **world, **conditions(), versions=versions())
         self._told = 0
@@ -93,7 +94,10 @@ class Recorder(Hook):
     def _mend(self, trainer: Trainer, epochs: int) -> None:
         """Make the files fit the place to go on from, whatever moment the last start was killed at."""
         path = self.folder / "metrics.jsonl"
-        rows = _whole_rows(path)
+        rows, damaged = _whole_rows(path)
+        if damaged:
+            lines = ", ".join(str(number) for number in damaged[:3]) + (", ..." if len(damaged) > 3 else "")
+            trainer.notes.append(f"{path}: rows that cannot be read are left as they are: line {lines}")
         done = [row for row in rows if row.get("event") == "epoch" and row.get("step") == trainer.count]
         if trainer.resumed_from and not trainer.position and not done:  # killed between an epoch's checkpoint and its row
             self._event("epoch", trainer, **trainer.metrics)
@@ -135,15 +139,24 @@ def write_whole(path: Path, text: str) -> None:
         raise RunError(f"{path}: cannot be written ({error.strerror}); free space, or give another --run") from error
 
 
-def _whole_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of metrics.jsonl, after cutting off a last one that a kill left without its end."""
-    if not path.exists():
-        return []
-    text = path.read_bytes()
+def _whole_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the rows of metrics.jsonl and the numbers of lines that are none, after cutting off a last one that a kill left unfinished."""
+    rows: list[dict[str, Any]] = []
+    damaged: list[int] = []
+    text = path.read_bytes() if path.exists() else b""
     whole = text[: text.rfind(b"\n") + 1]
     if len(whole) < len(text):
         os.truncate(path, len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            damaged.append(number)
+    return rows, damaged
 
 
 def _finite(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,30 @@ from hpcml.train.conditions import conditions
 
 if TYPE_CHECKING:
     from hpcml.train.trainer import Trainer
+
+
+KEYS = {
+    "parameter layout": "model.*",
+    "loss": "train.loss",
+    "optimizer": "optimizer.*, rate.*",
+    "synchroniser": "sync.*",
+    "training data": "data.train",
+    "global batch": "train.batch",
+    "virtual workers": "train.virtual_workers",
+    "seed": "train.seed",
+    "sampling": "data.shuffle, data.block, data.window",
+    "transforms": "data.transforms",
+}
+"""The keys of a config that decide each part of a run's identity."""
+
+FIELDS = {
+    "value": "optimizer.rate",
+    "steps": "the rate's length in steps (train.epochs, rate.warmup_epochs)",
+    "factor": "rate.factor",
+    "floor": "rate.floor",
+    "norm": "optimizer.clip",
+}
+"""What the config calls the fields of rates and rules; the others have the same names there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +66,7 @@ class Saving:
 
         Raises:
             RunError: on every rank, if the folder holds checkpoints that a run that does not resume would mix with its own.
+            CheckpointError: on every rank, if there are checkpoints but none is whole: a fresh run would end by removing them.
         """
         if not self.resume:
             with comm.together():
@@ -48,11 +74,12 @@ class Saving:
                     raise RunError(f"{self.folder} already holds checkpoints; resume from them, or give another folder")
             return None
         found, problems = checkpoint.newest_together(Path(self.folder), comm)
+        if found is None and problems:
+            text = f"{self.folder}: no whole checkpoint among {len(problems)}; move {Path(self.folder) / 'checkpoints'} away to start anew"
+            raise everywhere(CheckpointError("\n".join([text, *problems])))
         notes += [f"checkpoint passed over: {problem}" for problem in problems]
         if found is not None:
             notes.append(f"going on from {found.path.name}")
-        elif problems:
-            notes.append("no whole checkpoint is left; starting from the beginning")
         return found
 
 
@@ -115,8 +142,23 @@ def go_on(trainer: Trainer, found: Checkpoint) -> None:
 
 def require_same_run(identity: dict[str, str], found: Checkpoint) -> None:
     """Raise CheckpointError unless the checkpoint was written by a run with this identity."""
-    then = found.manifest["identity"]
-    differ = [f"{key} is {identity[key]!r}, the checkpoint's is {then.get(key)!r}" for key in identity if then.get(key) != identity[key]]
+    there = found.manifest["identity"]
+    differ = [_difference(key, identity[key], str(there.get(key))) for key in identity if there.get(key) != identity[key]]
     if differ:
         text = f"{found.path}: of another run: {'; '.join(differ)}; resume with the run's own settings, or start anew in another folder"
         raise everywhere(CheckpointError(text))
+
+
+def _difference(key: str, now: str, then: str) -> str:
+    """Return in plain words how a part of a run's identity differs, with the config's keys that decide it."""
+    keys = KEYS.get(key, "")
+    shown = f"{key} ({keys})" if keys else key
+    if key not in ("optimizer", "synchroniser"):
+        return f"{shown} is {now}, the checkpoint's is {then}"
+    kinds = [re.findall(r"\w+(?=\()", text) for text in (now, then)]
+    if kinds[0] != kinds[1]:
+        return f"{shown} is {' with '.join(kinds[0])}, the checkpoint's is {' with '.join(kinds[1])}"
+    pairs = zip(*(re.findall(r"(\w+)=([^,()]+)", text) for text in (now, then)), strict=False)
+    section = {"optimizer": "optimizer", "synchroniser": "sync"}[key]
+    words = [f"{FIELDS.get(name, f'{section}.{name}')} is {a}, the checkpoint's is {b}" for (name, a), (_, b) in pairs if a != b]
+    return "; ".join(words) or f"{shown} is {now}, the checkpoint's is {then}"

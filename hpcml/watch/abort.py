@@ -30,9 +30,7 @@ def end_world_on_error(comm: Communicator) -> None:
     faulthandler.enable()
 
     def on_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if isinstance(error, KeyboardInterrupt):
-            sys.__excepthook__(kind, error, trace)
-        elif isinstance(error, HpcmlError) and error.everywhere:
+        if isinstance(error, HpcmlError) and error.everywhere:
             if comm.rank == 0:
                 sys.__excepthook__(kind, error, trace)
             return

@@ -12,8 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
-from hpcml.cli.main import COMMANDS, parser
-from tests.mpirun import clean_environment, start
+from hpcml.cli.main import COMMANDS, main
+from tests.mpirun import Child, clean_environment, launcher, start
 from tests.small import explained
 
 NAMES = [command.__name__.rpartition(".")[2] for command in COMMANDS]
@@ -52,26 +52,40 @@ def test_commands_on_data_that_do_not_fit_or_a_file_that_cannot_be_written(job):
     assert not list(job.folder.glob(".partial*"))
 
 
+def test_predictions_into_a_folder_are_refused_before_the_run_is_looked_at(job):
+    (job.folder / "out").mkdir()
+    words = ["predict", "nowhere", "--data", "test-*.h5", "--out", "out"]
+    explained(job.hpcml(3, *words), "out: is a folder", "--out", "out/predictions.h5")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_help_of_a_command_shows_an_example(name, capsys):
-    with pytest.raises(SystemExit) as ended:
-        parser().parse_args([name, "--help"])
-    assert ended.value.code == 0
+    assert main([name, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"hpcml {name}" in text.partition("example")[2]
 
 
 def test_the_help_of_all_shows_an_example_and_every_command(capsys):
-    with pytest.raises(SystemExit):
-        parser().parse_args(["--help"])
+    assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert "mpirun -n 4 hpcml train" in text
     assert all(name in text for name in NAMES)
 
 
-def test_help_is_printed_once_in_a_world_and_starts_no_mpi(job):
+def test_help_and_a_wrong_command_line_are_told_once_in_a_world(job):
     result = job.hpcml(3, "train", "--help").check()
     assert result.stdout.count("usage:") == 1
+    result = job.hpcml(3, "train", job.config, "--bogus")
+    assert result.returncode == 2
+    assert result.stderr.count("unrecognized arguments: --bogus") == 1
+
+
+@pytest.mark.parametrize(("words", "reason"), [("--bogus", "unrecognized arguments: --bogus"), ("--help", "the help was asked for")])
+def test_ranks_of_which_one_cannot_start_end_together(job, words, reason):
+    hpcml = [sys.executable, "-m", "hpcml", "train", job.config]
+    result = Child([launcher(), "-n", "1", *hpcml, "--run", "a", ":", "-n", "1", *hpcml, words], cwd=job.folder).wait(20)
+    explained(result, "rank 1: ", reason, "start every rank with the same command line")
+    assert not (job.folder / "a").exists()
 
 
 def on_a_terminal(words, cwd):
@@ -121,12 +135,16 @@ def test_a_pipe_gets_plain_lines(job):
     assert result.stderr == ""
 
 
-def test_a_reader_that_leaves_is_no_error(job):
-    job.train(1).check()
-    line = f"{sys.executable} -m hpcml checkpoint list run | true; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", line], cwd=job.folder, env=clean_environment(), capture_output=True, text=True, timeout=20)
-    assert "Traceback" not in done.stderr
-    assert "Exception" not in done.stderr
+@pytest.mark.parametrize("words", [["checkpoint", "list", "run"], ["checkpoint", "--help"]])
+def test_a_reader_that_leaves_is_no_error(job, words):
+    (job.folder / "run").mkdir()
+    reading, writing = os.pipe()
+    os.close(reading)  # before the command starts
+    command = [sys.executable, "-m", "hpcml", *words]
+    done = subprocess.run(command, cwd=job.folder, env=clean_environment(), stdout=writing, stderr=subprocess.PIPE, timeout=20)
+    os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 1
 
 
 TEN_LINES = """

@@ -121,6 +121,18 @@ def test_a_torn_row_of_metrics_is_cut_and_a_missing_epoch_row_comes_back(job):
     assert epochs[1]["train_loss"] == json.loads(lines[last])["train_loss"]
 
 
+def test_a_damaged_row_of_metrics_is_told_and_stays(job):
+    job.train(2).check()
+    path = job.folder / "run" / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    damaged = [*lines[:1], '{"event": "ep\n', "7\n", *lines[1:]]
+    path.write_text("".join(damaged))
+    result = job.train(2, "run", "train.epochs=3", options=("--resume",)).check()
+    assert "note: run/metrics.jsonl: rows that cannot be read are left as they are: line 2, 3" in result.stdout
+    assert path.read_text().startswith("".join(damaged))
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines() if '"epoch", ' in line] == [1, 2, 3]
+
+
 def test_another_model_is_refused_and_named(job):
     job.train(2, "run", "train.epochs=1").check()
     before = job.resolved()
@@ -128,6 +140,29 @@ def test_another_model_is_refused_and_named(job):
     explained(job.train(2, "run", "optimizer.rate=0.3", options=("--resume",)), "of another run", "optimizer", "0.3")
     explained(job.train(5, "run", options=("--resume",)), "5 ranks", "4 virtual workers")
     assert job.resolved() == before
+
+
+def test_a_cosine_fixes_the_number_of_epochs(job):
+    job.train(1, "run", "rate.name=cosine").check()
+    message = explained(job.train(1, "run", "rate.name=cosine", "train.epochs=4", options=("--resume",)), "train.epochs", "is 16", "is 8")
+    assert "SGD(" not in message
+    explained(job.train(1, options=("--resume",)), "optimizer.*, rate.*", "SGD with Cosine")
+
+
+def test_fewer_epochs_than_are_done_are_refused(job):
+    job.train(1).check()
+    before = (job.folder / "run" / "config.toml").read_bytes()
+    explained(job.train(2, "run", "train.epochs=1", options=("--resume",)), "train.epochs is 1", "2 epochs", "are done")
+    assert (job.folder / "run" / "config.toml").read_bytes() == before
+
+
+def test_a_start_that_fails_leaves_no_folder_behind(job):
+    explained(job.train(2, "deep/run", "data.train=nothing-*.h5"), "nothing-*.h5")
+    assert not (job.folder / "deep").exists()
+    (job.folder / "own").mkdir()
+    (job.folder / "own" / "note").write_text("mine")
+    explained(job.train(2, "own", "train.batch=1000"), "train.batch is 1000")
+    assert [path.name for path in (job.folder / "own").iterdir()] == ["note"]
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "shared.h5", "workers-0-1.h5"])
@@ -159,8 +194,10 @@ def test_corrupt_checkpoints_are_told_by_every_command(job):
     older.unlink()
     explained(job.hpcml(2, "evaluate", "run"), "no whole checkpoint", "missing")
     explained(job.hpcml(1, "checkpoint", "digest", "run"), "no whole checkpoint")
-    result = job.train(2, options=("--resume",)).check()
-    assert "starting from the beginning" in result.stdout
+    names = job.checkpoints()
+    parts = ["no whole checkpoint among 2", "move run/checkpoints away", "missing", str(newest.relative_to(job.folder))]
+    explained(job.train(2, options=("--resume",)), *parts)
+    assert job.checkpoints() == names
 
 
 def test_checkpoints_are_read_without_mpi(job):

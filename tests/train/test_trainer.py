@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 import hpcml
 from hpcml.comm import simulated
-from hpcml.errors import ConfigError, DisagreementError, RunError
+from hpcml.errors import ConfigError, DisagreementError, RunError, ShardError
 from hpcml.train import Recorder
 from hpcml.train.checkpoint import sha256_of_weights
+from hpcml.train.prediction import predict_to_file
 from tests.small import CLASSES, WIDTH, rows, write_shard
 
 RHYTHMS = {"every-step": hpcml.EveryStep(), "local-steps": hpcml.LocalSteps(3)}
@@ -220,3 +221,14 @@ def test_evaluation_is_the_same_on_any_ranks_and_equals_numpy(shards):
     chances = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
     assert metrics["loss"] == pytest.approx(-np.log(chances[np.arange(N), y]).mean(), rel=1e-9)
     assert metrics["accuracy"] == pytest.approx((logits.argmax(axis=1) == y).mean())
+
+
+def test_predictions_that_cannot_get_their_name_fail_on_every_rank(shards, tmp_path):
+    def program(comm):
+        data = hpcml.open_shards(shards, features="x", target="y")
+        model = hpcml.nn.mlp([WIDTH, 5, CLASSES], seed=1)
+        with pytest.raises(ShardError, match=r"cannot be finished.*give another name") as caught:
+            predict_to_file(model, hpcml.nn.softmax_cross_entropy, data, comm, tmp_path)
+        return caught.value.everywhere
+
+    assert simulated.run(3, program) == [True] * 3

@@ -173,3 +173,17 @@ def test_leaving_with_an_error_on_all_ranks_is_in_order(run):
     result = run(3, "import sys\nsys.exit(4)\n")
     assert result.returncode == 4
     assert "alone" not in result.stderr
+
+
+def test_an_interrupt_is_named_by_rank(run):
+    result = run(
+        2,
+        """
+        import os, signal
+        if comm.rank == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        comm.barrier()
+        """,
+    )
+    assert result.returncode != 0
+    assert re.search(r"^\[rank 1 of 2 on .*\] KeyboardInterrupt", result.stderr, re.MULTILINE)

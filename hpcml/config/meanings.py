@@ -1,0 +1,84 @@
+"""What every key of a job means: the one place from which `hpcml train --keys` and the table in docs/config.md come."""
+
+from __future__ import annotations
+
+import msgspec
+
+from hpcml.config.keys import Config, as_toml
+
+MEANINGS = {
+    "data.train": "glob of the training shards",
+    "data.test": "glob of the test shards; left out, no test metrics",
+    "data.features": "name of the features in a shard; a list of names is joined into one flat row",
+    "data.target": "name of the target in a shard",
+    "data.weights": "name of one number a row by which its loss counts; left out, all count alike",
+    "data.cf": "apply `scale_factor`, `add_offset` and `_FillValue` of the CF convention",
+    "data.fill": "with cf, what fill values become; left out, they are refused with their row",
+    "data.shuffle": "`none`, `block`, `window`, `global`",
+    "data.block": "rows that stay together on their way from the file; 0: about 1 MB of whole chunks, at least 32",
+    "data.window": "blocks that are held in memory and mixed",
+    "data.memory": 'bytes that each virtual worker may hold, such as `"2GB"`: the window is made smaller to fit',
+    "data.cache": "`memory` keeps decoded rows, so that later epochs read no file",
+    "data.stage": 'a folder on the node\'s own disk, such as `"$TMPDIR"`, to which shards are copied first',
+    "data.threads": "threads that read and decode on each rank",
+    "data.on_corrupt": "`stop`; `quarantine`: go on without rows, and then shards, that cannot be read",
+    "data.transforms": 'steps such as `[[data.transforms]]` with `name = "standardise"`: see docs/shards.md',
+    "model.name": "`mlp`, `softmax` (softmax regression), `linear` (linear regression)",
+    "model.hidden": "units of each hidden layer of an `mlp`",
+    "model.outputs": "0: as many as the training target has classes, or columns",
+    "model.dtype": "`float32`, `float64`",
+    "train.epochs": "passes over the training rows",
+    "train.batch": "rows of the global batch, whatever the number of ranks",
+    "train.virtual_workers": "V; 0: the number of ranks at the first start, which the checkpoint remembers",
+    "train.exact": "one fixed tree of sums; false: any road",
+    "train.seed": "of the first weights and the order of the rows",
+    "train.loss": "`auto`, `softmax-cross-entropy`, `squared-error`",
+    "optimizer.name": "`sgd`, `adamw`, `lars`",
+    "optimizer.rate": "learning rate",
+    "optimizer.momentum": "sgd, lars",
+    "optimizer.nesterov": "sgd",
+    "optimizer.decay": "weight decay: added to the gradient (sgd, lars), decoupled (adamw)",
+    "optimizer.beta1": "adamw",
+    "optimizer.beta2": "adamw",
+    "optimizer.epsilon": "adamw",
+    "optimizer.trust": "lars",
+    "optimizer.clip": "largest global norm of a gradient; 0: no clipping",
+    "rate.name": "`constant`, `step`, `cosine`",
+    "rate.warmup_epochs": "epochs over which the rate climbs in a line",
+    "rate.step_epochs": "`step`: epochs between two falls",
+    "rate.factor": "`step`: what a fall multiplies by",
+    "rate.floor": "`cosine`: the rate at the end",
+    "rate.base_batch": "linear scaling: the batch that `optimizer.rate` was found for; 0: no scaling; the result is printed",
+    "sync.name": "`every-step`, `local-steps`",
+    "sync.every": "`local-steps`: steps between two averages",
+    "sync.reducer": "`auto`, `tree`, `all-reduce`, `ring`, `halving`, `double-tree`, `binary-tree`, `doubling`, `two-level`, `lanes`",
+    "run.device": "`auto`, `cpu`, `gpu`",
+    "run.device_road": "how GPUs' arrays travel: `auto` (the fastest a probe found right), `direct`, `staged`, `nccl`; see docs/gpu.md",
+    "run.threads": "BLAS threads a rank; 0: 1 where exact, else the rank's share of the node's cores",
+    "run.checkpoint_every": "steps between checkpoints; 0: after each epoch only",
+    "run.keep": "checkpoints that stay",
+    "run.log_every": "steps between rows in `metrics.jsonl`; 0: none",
+}
+"""section.key -> meaning, in Markdown, in the order of the classes."""
+
+
+def key_rows() -> list[tuple[str, str, str]]:
+    """Return (section.key, default as TOML writes it, meaning) for every key; the default of a key that must be given is ""."""
+    found = []
+    for section in msgspec.structs.fields(Config):
+        for field in msgspec.structs.fields(section.type):
+            default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+            name = f"{section.name}.{field.name}"
+            found.append((name, "" if default is msgspec.NODEFAULT else as_toml(default), MEANINGS[name]))
+    return found
+
+
+def keys_text() -> str:
+    """Return all keys as text for a terminal, one a line."""
+    return "".join(f"{name:24} {default or 'needed':18} {meaning.replace('`', '')}\n" for name, default, meaning in key_rows())
+
+
+def keys_table() -> str:
+    """Return all keys as the Markdown table of docs/config.md."""
+    rows = "".join(f"| `{name}` | {f'`{default}`' if default else 'needed'} | {meaning} |\n" for name, default, meaning in key_rows())
+    return f"| key | default | meaning |\n|---|---|---|\n{rows}"
