@@ -42,10 +42,10 @@ def world() -> Communicator:
                 " load the site's MPI module, or pip install 'hpcml[mpi]'"
             ) from error
         return Alone()
+    if not MPI.Is_initialized():
+        raise CommError("MPI is not initialised; do not set mpi4py.rc.initialize to False before hpcml starts")
     if promised is not None and promised[0] > 1 and MPI.COMM_WORLD.size == 1:
         raise _foreign(promised, MPI)
-    if MPI.COMM_WORLD.size > 1 and not MPI.Is_initialized():
-        raise CommError("MPI is not initialised; do not set mpi4py.rc.initialize to False before hpcml starts")
     return MpiCommunicator(MPI.COMM_WORLD)
 
 
@@ -53,13 +53,12 @@ def _load(promised: Promise | None) -> Any:
     """Return mpi4py.MPI, initialised; before that, refuse a library that the launcher does not know, for it may end the process itself."""
     import mpi4py
 
-    if "mpi4py.MPI" in sys.modules or mpi4py.rc.initialize is False:
-        from mpi4py import MPI
-
-        return MPI
-    mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+    if "mpi4py.MPI" not in sys.modules and mpi4py.rc.initialize is not False:
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True  # the start is ours, here below
     from mpi4py import MPI
 
+    if MPI.Is_initialized() or mpi4py.rc.finalize is not True:
+        return MPI
     if promised is not None and promised[0] > 1 and not is_kin(promised[2], MPI.Get_library_version()):
         raise _foreign(promised, MPI)
     MPI.Init_thread(MPI.THREAD_MULTIPLE)
