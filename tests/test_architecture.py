@@ -28,7 +28,7 @@ FLOORS = [
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 DOORS = {
-    "mpi4py": ("comm/mpi.py", "comm/node.py", "comm/library.py", "watch/"),
+    "mpi4py": ("comm/mpi.py", "comm/node.py", "comm/start.py", "watch/"),
     "cupy": ("arrays/", "comm/nccl.py"),
     "h5py": ("data/", "train/checkpoint.py"),
 }

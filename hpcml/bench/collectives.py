@@ -18,8 +18,8 @@ from hpcml.bench.contestants import LIMITS, LINK, SAME_TRAFFIC, Contestant, Run
 from hpcml.bench.sizes import counted, shown_bytes
 from hpcml.comm.communicator import Communicator, Op
 from hpcml.comm.costs import lower_bound, sent
-from hpcml.comm.library import library_version
 from hpcml.comm.roads import node_numbers
+from hpcml.comm.start import library_version
 from hpcml.errors import CommError
 from hpcml.train.conditions import versions
 

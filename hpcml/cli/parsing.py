@@ -84,7 +84,7 @@ def is_first() -> bool:
 
 def _require_equal_reasons(leaving: Leaving | None) -> None:
     """Return if all ranks go on, or all leave for one reason; else raise on every rank, with the reasons of those that leave."""
-    from hpcml.comm.library import world
+    from hpcml.comm.start import world
 
     try:
         comm = world()

@@ -12,8 +12,8 @@ from hpcml.arrays import choose_device
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.comm.device_roads import DeviceRoads
 from hpcml.comm.device_table import DIRECT, NCCL, OPERATIONS, STAGED, DeviceTable, Trial, choose, from_json, to_json
-from hpcml.comm.library import library_version
 from hpcml.comm.mpi import MpiCommunicator
+from hpcml.comm.start import library_version
 from hpcml.errors import DeviceError
 
 QUICK_SIZES = (1 << 12, 1 << 22)

@@ -20,8 +20,8 @@ from hpcml.arrays import Array, choose_device, namespace, on_device, to_host
 from hpcml.arrays.pinned import busy_stream, settle
 from hpcml.comm.communicator import Communicator, Op
 from hpcml.comm.device_table import DIRECT, NCCL, ROADS, Trial
-from hpcml.comm.library import world
 from hpcml.comm.mpi import MpiCommunicator
+from hpcml.comm.start import world
 from hpcml.errors import CommError, HpcmlError
 
 MARK = "TRIAL "

@@ -74,7 +74,7 @@ class Handles:
             self._free.append(scratch)
         except ShardError:
             raise
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, OverflowError, MemoryError) as error:  # damaged metadata may name any number
             where = f"{shard.path}: field {field.name!r}, rows {start}:{start + count}"
             raise ShardError(f"{where} cannot be read; write or copy the shard again ({error})") from error
 
@@ -132,7 +132,7 @@ class Handles:
         if stored.road not in (CONTIGUOUS, CHUNKED):
             dataset = held.dataset(shard.path, field.name)
             require_filters(Path(shard.path), dataset)
-            return Library(dataset, held.library, stored, self._count, self._turn)
+            return Library(dataset, held.hdf5, stored, self._count, self._turn)
         plain = Contiguous(held.file, field, stored, self._count)
         if stored.road == CONTIGUOUS:
             return plain
@@ -141,7 +141,7 @@ class Handles:
             road = Chunked(plain, shard.rows, ChunkTable(dataset), self._bands, field.name)
             if self._agrees(road, dataset):
                 return road
-        return Library(dataset, held.library, stored, self._count, self._turn)
+        return Library(dataset, held.hdf5, stored, self._count, self._turn)
 
     def _agrees(self, road: Chunked, dataset: Any) -> bool:
         """Return whether a chunk decoded here is what h5py makes of it: asked once for each chain of filters and dtype."""
@@ -165,13 +165,13 @@ class _Shard:
     def __init__(self, file: OpenFile) -> None:
         self.file, self.checked = file, 0.0
         self.roads: dict[str, Road] = {}
-        self.library: Any = None
+        self.hdf5: Any = None
 
     def dataset(self, path: str, name: str) -> Any:
         """Return the h5py data set of a field. It closes with the last road that holds it."""
-        self.library = self.library or open_file(path)
+        self.hdf5 = self.hdf5 or open_file(path)
         try:
-            found = find_dataset(Path(path), self.library, name)
+            found = find_dataset(Path(path), self.hdf5, name)
         except (KeyError, OSError, RuntimeError) as error:
             raise ShardError(f"{path}: field {name!r} cannot be opened; write or copy the shard again ({error})") from error
         if found is None:

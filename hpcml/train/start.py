@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpcml.comm.communicator import Communicator
-from hpcml.comm.library import world
+from hpcml.comm.start import world
 from hpcml.watch import end_world_on_error
 
 _started: list[Communicator] = []
