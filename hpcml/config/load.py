@@ -6,7 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
@@ -33,7 +33,7 @@ def load(path: str | Path, changes: Sequence[str] = ()) -> Config:
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{path}: {_readable(error)}") from error
+        raise ConfigError(f"{path}: {_readable(error)}{_near_choice(error, tree)}") from error
     require_ranges(config, str(path))
     return config
 
@@ -86,3 +86,11 @@ def _readable(error: msgspec.ValidationError) -> str:
     text, _, where = str(error).partition(" - at ")
     key = where.strip("`").removeprefix("$").removeprefix(".")
     return f"{key}: {text[:1].lower()}{text[1:]}" if key else text
+
+
+def _near_choice(error: msgspec.ValidationError, tree: Mapping[str, Any]) -> str:
+    """Return what may stand at a key that takes one of several words, the near one first."""
+    section, _, key = str(error).partition(" - at ")[2].strip("`").removeprefix("$.").partition(".")
+    types = {f.name: f.type for s in msgspec.structs.fields(Config) if s.name == section for f in msgspec.structs.fields(s.type)}
+    choices, word = [str(choice) for choice in get_args(types.get(key, str)) if isinstance(choice, str)], tree.get(section, {}).get(key)
+    return f"{_near(word, choices)}; it is one of {', '.join(choices)}" if choices and isinstance(word, str) else ""

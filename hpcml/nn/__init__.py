@@ -1,7 +1,10 @@
 """From batch to gradient: layers, losses and models over one flat arena."""
 
+import difflib as _difflib
+
 from hpcml.nn.arena import Arena, Parameter, Tail
-from hpcml.nn.layers import Dense, Flatten, Layer, ReLU, Tanh
+from hpcml.nn.context import Context
+from hpcml.nn.layers import Dense, Flatten, Layer, Parallel, ReLU, Residual, Running, Sequential, Tanh, Tied
 from hpcml.nn.losses import LOSSES, Loss, softmax_cross_entropy, squared_error
 from hpcml.nn.model import Model
 from hpcml.nn.workspace import Workspace
@@ -10,18 +13,29 @@ from hpcml.nn.zoo import linear, mlp
 __all__ = [
     "LOSSES",
     "Arena",
+    "Context",
     "Dense",
     "Flatten",
     "Layer",
     "Loss",
     "Model",
+    "Parallel",
     "Parameter",
     "ReLU",
+    "Residual",
+    "Running",
+    "Sequential",
     "Tail",
     "Tanh",
+    "Tied",
     "Workspace",
     "linear",
     "mlp",
     "softmax_cross_entropy",
     "squared_error",
 ]
+
+
+def __getattr__(name: str) -> object:
+    close = _difflib.get_close_matches(name, __all__, n=1, cutoff=0.5)
+    raise AttributeError(f"hpcml.nn has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))

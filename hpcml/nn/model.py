@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Array, Device, stream, to_host
+from hpcml.arrays import Array, Device, namespace, stream
 from hpcml.errors import ShapeError
+from hpcml.nn.announcer import Announcer, Ready
 from hpcml.nn.arena import Arena
-from hpcml.nn.layers.layer import Init, Layer, Shape
-
-Ready = Callable[[slice], None]
+from hpcml.nn.assembly import backward_chain, declare_chain, forward_chain, numbered, walk
+from hpcml.nn.context import Context
+from hpcml.nn.layers.composite import Sequential
+from hpcml.nn.layers.layer import Init, Layer, Running, Shape, Tied
 
 
 def ignore(span: slice) -> None:
@@ -23,6 +25,7 @@ class Model:
     """A chain of layers whose parameters live in one arena, first layers first.
 
     ``forward`` maps (B, *shape) to (B, *outputs); ``backward`` overwrites the whole gradient, last layers first.
+    ``context`` says whether a pass is one of training; a new model is in evaluation.
     """
 
     def __init__(
@@ -31,24 +34,30 @@ class Model:
         """Build the layers for input rows of `shape` and fill the parameters from `seed`.
 
         Args:
-            layers: at least one layer; each is used by one model only.
+            layers: at least one layer; each is used by one model only, once.
             shape: of one input row, such as (64,).
             seed: the first values are the same for the same seed, whatever the device.
-            dtype: float32 or float64.
+            dtype: float16, float32 or float64.
             device: where the arena lives; the CPU when left out.
 
         Raises:
             ShapeError: if a layer cannot take what the one before gives; the message draws the layers with their shapes.
         """
-        self.layers, self.shape = list(layers), tuple(shape)
-        self.outputs, inits = _build(self.layers, self.shape)
-        self.arena = Arena({name: size for name, (size, _) in inits.items()}, dtype, device)
-        for number, layer in enumerate(self.layers):
-            prefix = f"{number}.{type(layer).__name__.lower()}."
-            layer.parameters = {name[len(prefix) :]: self.arena.view(name) for name in inits if name.startswith(prefix)}
-        self._first = next((k for k, layer in enumerate(self.layers) if layer.parameters), 0)
-        self.layers[self._first].needs_input_slope = False
-        self.initialise(seed, {name: init for name, (_, init) in inits.items()})
+        self.layers, self.shape, self.context = list(layers), tuple(shape), Context()
+        if not self.layers:
+            raise ShapeError("a model needs at least one layer")
+        self.outputs = declare_chain(self.layers, self.shape)
+        tree = dict(walk(numbered(self.layers)))
+        _require_single(tree)
+        trained, running = _declared(tree)
+        self.arena = Arena(
+            {name: size for name, (size, _) in trained.items()}, dtype, device, {name: s.shape for name, s in running.items()}
+        )
+        _bind(tree, self.arena, self.context)
+        self._announcer = Announcer(self.arena, tree.values())
+        self.context.finish = self._announcer.finish
+        self._first = _drop_input_slope(self.layers)
+        self.initialise(seed, {name: init for name, (_, init) in trained.items()} | {name: s.init for name, s in running.items()})
 
     def initialise(self, seed: int, inits: dict[str, Init]) -> None:
         """Overwrite the parameters with their first values for this seed."""
@@ -59,11 +68,8 @@ class Model:
 
     def move(self, device: Device) -> None:
         """Move the arena to a device; layers follow their input."""
-        arena = self.arena
-        if arena.device == device:
-            return
-        data, arena.device = to_host(arena.data), device
-        arena.point(data=device.place(data), grad=arena.vector(tail=True))
+        if self.arena.device != device:
+            self.arena.move(device)
 
     def describe(self) -> str:
         """Return the layers with their parameter shapes in one line."""
@@ -71,35 +77,75 @@ class Model:
 
     def forward(self, x: Array) -> Array:
         """Return the predictions for B rows; they are overwritten by the next forward."""
-        for layer in self.layers:
-            x = layer.forward(x)
-        return x
+        return forward_chain(self.layers, x)
 
     def backward(self, slope: Array, ready: Ready = ignore) -> None:
         """Overwrite the arena's gradient from the slope of the predictions, which may be overwritten too.
 
         Args:
             slope: (B, *outputs).
-            ready: called with each layer's span of the gradient as soon as it is final, last layers first.
+            ready: called with each span of the gradient as soon as it is final, from the end of the vector to its start.
         """
-        for layer in reversed(self.layers[self._first :]):
-            slope = layer.backward(slope)
-            own = list(layer.parameters.values())
-            if own:
-                ready(slice(own[0].span.start, own[-1].span.stop))
+        self._announcer.begin(ready)
+        backward_chain(self.layers[self._first :], slope)
+
+    def first_not_finite(self, x: Array) -> str | None:
+        """Return the name of the first layer in whose output a number is not finite for these rows, or None; waits for a device."""
+        for path, layer in numbered(self.layers):
+            x = layer.forward(x)
+            if not bool(namespace(x).isfinite(x).all()):
+                return f"{path}.{type(layer).__name__.lower()}"
+        return None
 
 
-def _build(layers: list[Layer], shape: Shape) -> tuple[Shape, dict[str, tuple[Shape, Init]]]:
-    drawn = [f"input {shape}"]
-    inits: dict[str, tuple[Shape, Init]] = {}
-    if not layers:
-        raise ShapeError("a model needs at least one layer")
-    for number, layer in enumerate(layers):
-        name = type(layer).__name__
-        try:
-            shape, own = layer.build(shape)
-        except ShapeError as error:
-            raise ShapeError(f"layer {number} ({name}): {error}\n  " + "\n  ".join([*drawn, f"{number} {name} <- here"])) from None
-        drawn.append(f"{number} {name} -> {shape}")
-        inits.update({f"{number}.{name.lower()}.{key}": value for key, value in own.items()})
-    return shape, inits
+def _require_single(tree: dict[str, Layer]) -> None:
+    seen: dict[int, str] = {}
+    for path, layer in tree.items():
+        if id(layer) in seen:
+            raise ShapeError(f"{path[:-1]} is the layer {seen[id(layer)]} again; a layer stands once, share weights by Tied")
+        seen[id(layer)] = path[:-1]
+
+
+def _declared(tree: dict[str, Layer]) -> tuple[dict[str, tuple[Shape, Init]], dict[str, Running]]:
+    """Return path -> (shape, init) of all trained parameters, and the running statistics by path."""
+    trained: dict[str, tuple[Shape, Init]] = {}
+    running: dict[str, Running] = {}
+    for path, layer in tree.items():
+        for key, value in layer.declared.items():
+            if isinstance(value, Running):
+                running[path + key] = value
+            elif not isinstance(value, Tied):
+                trained[path + key] = value
+    return trained, running
+
+
+def _bind(tree: dict[str, Layer], arena: Arena, context: Context) -> None:
+    """Give each layer its views, its number and the context; of a parameter's users the last writes straight into the arena."""
+    places = {id(layer): path for path, layer in tree.items()}
+    names: dict[int, dict[str, str]] = {}
+    last: dict[str, int] = {}
+    for number, (path, layer) in enumerate(tree.items()):
+        layer.context, layer.number = context, number
+        names[number] = {key: _owner(value, path + key, places) for key, value in layer.declared.items()}
+        last |= dict.fromkeys(names[number].values(), number)
+    for number, layer in enumerate(tree.values()):
+        layer.parameters = {key: arena.view(name) if last[name] == number else arena.beside(name) for key, name in names[number].items()}
+
+
+def _owner(value: Any, name: str, places: dict[int, str]) -> str:
+    if not isinstance(value, Tied):
+        return name
+    if id(value.layer) not in places:
+        raise ShapeError(f"{name} is tied to {value.name!r} of a {type(value.layer).__name__} that is not in this model")
+    return places[id(value.layer)] + value.name
+
+
+def _drop_input_slope(layers: list[Layer]) -> int:
+    """Return the position of the first layer with parameters, whose input slope nobody reads, and tell it so."""
+    first = next((k for k, layer in enumerate(layers) if any(part.parameters for _, part in walk([("", layer)]))), 0)
+    layer = layers[first]
+    if isinstance(layer, Sequential):
+        _drop_input_slope(layer.layers)
+    else:
+        layer.needs_input_slope = False
+    return first

@@ -14,11 +14,15 @@ BLOCK = 1 << 15
 
 
 class Scratch:
-    """What rules need beside the vectors, made once: one block of memory, and the span of each parameter."""
+    """What rules need beside the vectors, made once: one block of memory, and the span of each parameter.
 
-    def __init__(self, like: Array, parts: Sequence[slice]) -> None:
-        """Allocate for vectors like `like` (n,) whose parameters lie at `parts`."""
+    Behind `trained` elements the vectors may hold running statistics: no rule moves them, their mean gradient is taken from them.
+    """
+
+    def __init__(self, like: Array, parts: Sequence[slice], trained: int | None = None) -> None:
+        """Allocate for vectors like `like` (n,) whose parameters lie at `parts`, the first `trained` elements; left out, all."""
         self.parts, self.n = list(parts), len(like)
+        self.trained = self.n if trained is None else trained
         self.step = BLOCK if namespace(like) is np else max(self.n, 1)
         size = min(self.step, max(self.n, 1))
         self.memory = aligned(size, like.dtype) if namespace(like) is np else namespace(like).zeros(size, like.dtype)
@@ -45,6 +49,8 @@ def apply(
     """
     rate = rate_at(rule, step)
     for span, g in blocks:
+        if span.stop > work.trained:
+            span, g = _take_statistics(data, span, g, work.trained)
         if look is None:
             rule.update(data[span], g, state[:, span], rate, step, work.memory[: len(g)])
             continue
@@ -56,9 +62,18 @@ def apply(
 
 
 def apply_whole(rule: Rule, data: Array, grad: Array, state: Array, step: int, work: Scratch) -> None:
-    """Move all n parameters by a whole gradient (n,), looking at both first where the rule does; overwrites data, state and grad."""
-    look = rule.look(data, grad, work.parts) if rule.looks else None
+    """Move all n numbers by a whole gradient (n,), looking at both first where the rule does; overwrites data, state and grad."""
+    trained = slice(0, work.trained)
+    look = rule.look(data[trained], grad[trained], work.parts) if rule.looks else None
     apply(rule, data, ((span, grad[span]) for span in work.spans(slice(0, work.n))), state, step, work, look)
+
+
+def _take_statistics(data: Array, span: slice, g: Array, trained: int) -> tuple[slice, Array]:
+    """Overwrite the running statistics of a block, and return the part of it that a rule moves."""
+    first = max(span.start, trained)
+    data[first : span.stop] -= g[first - span.start :]
+    kept = slice(span.start, max(span.start, trained))
+    return kept, g[: kept.stop - kept.start]
 
 
 def _within(look: Look, span: slice) -> Iterator[tuple[int, int, float, float]]:

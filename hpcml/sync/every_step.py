@@ -36,7 +36,7 @@ class _Running:
         self.reducer = plan.sum.reducer(nodes, workers, arena, vectors=1 + rule.slots + rule.looks)
         self.data, self.slots = self.reducer.vector(), self.reducer.vector(rule.slots)
         self.mean = self.reducer.vector() if rule.looks else None
-        self.scratch = Scratch(arena.data, arena.parts())
+        self.scratch = Scratch(arena.data, arena.parts(), arena.trained)
         self.data[:] = arena.data
         self.reducer.settle()
         arena.point(data=self.data, grad=self.reducer.buffer())
@@ -69,7 +69,8 @@ class _Running:
         for span, g in blocks:
             mean[span] = g
         self.reducer.settle()
-        look = self.rule.look(self.data, mean, self.scratch.parts)
+        trained = slice(0, self.arena.trained)
+        look = self.rule.look(self.data[trained], mean[trained], self.scratch.parts)
         self.reducer.settle()  # nobody moves a parameter that another still looks at
         owned = ((span, mean[span]) for part in self.reducer.owned for span in self.scratch.spans(part))
         apply(self.rule, self.data, owned, self.slots, step, self.scratch, look)

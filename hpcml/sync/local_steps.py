@@ -56,7 +56,7 @@ class _Running:
         self.anchor[:] = arena.data
         hosted = span(workers, nodes.order.size, nodes.order.rank)
         self.replicas = {worker: _Replica(arena, rule) for worker in range(hosted.start, hosted.stop)}
-        self.scratch = Scratch(arena.data, arena.parts())
+        self.scratch = Scratch(arena.data, arena.parts(), arena.trained)
         self.reducer.settle()
         arena.point(data=self.anchor)
 

@@ -82,6 +82,7 @@ def evaluate(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator,
 
 
 def _judge(model: Model, loss: Loss, x: Array, y: Array, weights: Array | None, work: Workspace) -> np.ndarray:
+    model.context.evaluate()
     prediction = model.forward(x)
     hits = 0 if loss.hits is None else loss.hits(prediction, y)
     value, _ = loss(prediction, y, work, weights)

@@ -34,6 +34,7 @@ def predict_to_file(model: Model, loss: Loss, data: ShardedDataset, comm: Commun
         DataError: on every rank, if a row cannot be read or the file cannot be written.
     """
     reader, kind = Reader(data, model), model.arena.dtype
+    model.context.evaluate()
     fields = {"prediction": (model.outputs, kind)} | ({"class": ((), np.int64)} if loss.integer_target else {})
     mine = aligned((BLOCK, *model.outputs), kind)
     came = aligned((BLOCK, *model.outputs), kind)

@@ -218,6 +218,8 @@ class Trainer:
 
     def _judge(self, batch: Batch) -> Array:
         """Put weight, loss and hits of the worker's rows into the tail and return the slope of their predictions."""
+        weight = len(batch.rows) if batch.weights is None else float(batch.weights.sum())
+        self.model.context.train(seed=self.sampler.seed, step=self.count, worker=batch.worker, weight=weight)
         prediction = self.model.forward(batch.x)
         hits = 0.0 if self.loss.hits is None else float(self.loss.hits(prediction, batch.y))
         try:
@@ -226,8 +228,7 @@ class Trainer:
             raise DataError(f"{self.where()}, worker {batch.worker}: {error}{self._name_bad_targets(batch)}") from None
         if not math.isfinite(value):
             raise NumericsError(self._name_bad_rows(batch, float(value)))
-        self._tail[Tail.ROWS] = len(batch.rows)
-        self._tail[Tail.WEIGHT] = len(batch.rows) if batch.weights is None else float(batch.weights.sum())
+        self._tail[Tail.ROWS], self._tail[Tail.WEIGHT] = len(batch.rows), weight
         self._tail[Tail.LOSS], self._tail[Tail.HITS] = float(value), hits
         return slope
 

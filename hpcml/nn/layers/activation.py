@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from hpcml.arrays import Array, namespace
-from hpcml.nn.layers.layer import Init, Layer, Shape
+from hpcml.nn.layers.layer import Built, Layer, Shape
 
 
 class ReLU(Layer):
     """Keep positive numbers, put zero for the rest."""
 
-    def build(self, shape: Shape) -> tuple[Shape, dict[str, tuple[Shape, Init]]]:
+    def build(self, shape: Shape) -> Built:
         """Return the same shape and no parameters."""
         return shape, {}
 
@@ -33,7 +33,7 @@ class ReLU(Layer):
 class Tanh(Layer):
     """Squash each number into (-1, 1) by the hyperbolic tangent."""
 
-    def build(self, shape: Shape) -> tuple[Shape, dict[str, tuple[Shape, Init]]]:
+    def build(self, shape: Shape) -> Built:
         """Return the same shape and no parameters."""
         return shape, {}
 
@@ -56,7 +56,7 @@ class Tanh(Layer):
 class Flatten(Layer):
     """Make each row one axis: (B, a, b, ...) -> (B, a b ...)."""
 
-    def build(self, shape: Shape) -> tuple[Shape, dict[str, tuple[Shape, Init]]]:
+    def build(self, shape: Shape) -> Built:
         """Return (number of elements of a row,) and no parameters."""
         self._row = shape
         return (math.prod(shape),), {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
-from hpcml.nn.layers.layer import Init, Layer, Shape, he_normal, zeros
+from hpcml.nn.layers.layer import Built, Init, Layer, Shape, he_normal, zeros
 
 
 class Dense(Layer):
@@ -15,7 +15,7 @@ class Dense(Layer):
         super().__init__()
         self.outputs, self.init = outputs, init
 
-    def build(self, shape: Shape) -> tuple[Shape, dict[str, tuple[Shape, Init]]]:
+    def build(self, shape: Shape) -> Built:
         """Return (k,) and the parameters weight (d, k) and bias (k,)."""
         if len(shape) != 1:
             raise ShapeError(f"Dense takes rows of one axis, got rows of shape {shape}; put Flatten() before it")

@@ -1,6 +1,8 @@
 """What a layer is: shapes and parameters when built, then forward and backward with its own buffers.
 
 A user's own layer subclasses Layer, says its output shape and parameters in `build`, and writes two methods.
+Layers read ``self.context`` (training or evaluation, and seeded random numbers by ``self.random``); a composite holds others in
+``children`` and says ``self.context.finish(child)`` after each child's backward.
 Letters: B rows; a shape is that of one row.
 """
 
@@ -8,12 +10,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from hpcml.arrays import Array
 from hpcml.nn.arena import Parameter
+from hpcml.nn.context import Context
 from hpcml.nn.workspace import Workspace
 
 Shape = tuple[int, ...]
@@ -35,6 +39,43 @@ def he_normal(random: np.random.Generator, shape: Shape) -> np.ndarray:
     return random.standard_normal(shape) * np.sqrt(2.0 / shape[0])
 
 
+def ones(random: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Return ones."""
+    return np.ones(shape)
+
+
+def normal(deviation: float) -> Init:
+    """Return an init of normal numbers around zero."""
+    return lambda random, shape: random.standard_normal(shape) * deviation
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A statistic that a layer declares beside its parameters: no optimizer moves it.
+
+    Forward, when training, overwrites its gradient with context.weigh(rows) * rate * (running - the batch's statistic); after
+    the mean over all workers that is taken from it, so rate is 1 - momentum.
+    """
+
+    shape: Shape
+    init: Init
+
+
+@dataclass(frozen=True, slots=True)
+class Tied:
+    """A parameter that a layer shares with another layer of the model, whose it is: gradients add."""
+
+    layer: Layer
+    name: str
+
+
+Declared: TypeAlias = "tuple[Shape, Init] | Running | Tied"
+"""What a parameter is when a layer is built: trained, (shape, init); Running; or Tied to another layer's."""
+
+Built: TypeAlias = "tuple[Shape, dict[str, Any]]"
+"""(shape of an output row, name -> Declared of each of the layer's own parameters)."""
+
+
 class Layer(ABC):
     """One step of a model from rows to rows."""
 
@@ -44,11 +85,23 @@ class Layer(ABC):
     def __init__(self) -> None:
         """Make an unbuilt layer with an empty workspace."""
         self.parameters: dict[str, Parameter] = {}
+        self.declared: dict[str, Declared] = {}
         self.work = Workspace()
+        self.context, self.number = Context(), 0
+
+    @property
+    def children(self) -> list[tuple[str, Layer]]:
+        """Return the layers inside this one, each with its name, in the order of their forward; none unless it is a composite."""
+        return []
+
+    def declare(self, shape: Shape) -> Shape:
+        """Build the layer for input rows of this shape, keep what it declared, and return the shape of an output row."""
+        out, self.declared = self.build(shape)
+        return out
 
     @abstractmethod
-    def build(self, shape: Shape) -> tuple[Shape, dict[str, tuple[Shape, Init]]]:
-        """Return (shape of an output row, name -> (shape, init) of each parameter) for input rows of this shape.
+    def build(self, shape: Shape) -> Built:
+        """Return (shape of an output row, name -> (shape, init), Running or Tied of each parameter) for input rows of this shape.
 
         Raises:
             ShapeError: if the layer cannot take such rows.
@@ -61,6 +114,10 @@ class Layer(ABC):
     @abstractmethod
     def backward(self, slope: Array) -> Array:
         """Overwrite each parameter's whole gradient and return the slope with respect to the input; may overwrite slope."""
+
+    def random(self, purpose: str) -> np.random.Generator:
+        """Return this layer's random numbers of this pass: of seed, step, worker and layer, not of ranks."""
+        return self.context.random(purpose, self.number)
 
     def take(self, name: str, shape: Shape, like: Array, dtype: Any = None) -> Array:
         """Return this layer's buffer of that name; see Workspace.take."""

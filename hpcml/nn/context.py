@@ -1,0 +1,54 @@
+"""What a pass over a model is told beside its rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hpcml.arrays import stream
+
+
+class Context:
+    """One object that all layers of a model share: training or evaluation, and where the pass stands in the run.
+
+    Random numbers come from (seed, step, worker, part) and the layer alone, so they do not depend on the ranks.
+    """
+
+    __slots__ = ("finish", "part", "seed", "step", "training", "weight", "worker")
+
+    def __init__(self) -> None:
+        """Start in evaluation."""
+        self.training = False
+        self.seed = self.step = self.worker = self.part = 0
+        self.weight: float | None = None
+        self.finish: Any = _nobody_listens
+        """Called with a layer when its backward is done: from then on its gradients may leave."""
+
+    def train(self, *, seed: int, step: int, worker: int, part: int = 0, weight: float | None = None) -> None:
+        """Let the next forward be one of training.
+
+        Args:
+            seed: of the run.
+            step: number of the step, from 0.
+            worker: the virtual worker whose rows come.
+            part: number of the micro-batch within the worker's rows.
+            weight: what the rows weigh together; left out, their number.
+        """
+        self.training, self.seed, self.step, self.worker, self.part, self.weight = True, seed, step, worker, part, weight
+
+    def evaluate(self) -> None:
+        """Let the next forward be one of evaluation: nothing random, running statistics instead of the batch's."""
+        self.training = False
+
+    def random(self, purpose: str, layer: int) -> np.random.Generator:
+        """Return the random numbers of layer number `layer` in this pass, the same on any rank and in a pass that is repeated."""
+        return stream(self.seed, purpose, self.step, self.worker, self.part, layer)
+
+    def weigh(self, rows: int) -> float:
+        """Return what the `rows` of this pass weigh together."""
+        return float(rows) if self.weight is None else self.weight
+
+
+def _nobody_listens(layer: Any) -> None:
+    """Do nothing: the layer stands in no model, or nobody waits for its gradients."""
