@@ -10,6 +10,11 @@ ALIGNMENT = 64
 """Bytes: one cache line, and the widest vector register of today's CPUs."""
 
 
+BLOCK = 1 << 16
+"""Elements that a pass over flat vectors takes at a time on the CPU: two sources, sum, parameters and state of a block fit the
+second-level cache of a core, and the cost of a numpy call (about 1 us) is small against its work."""
+
+
 def aligned(shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
     """Return a C-contiguous zeroed array that starts on a 64-byte boundary."""
     dtype = np.dtype(dtype)

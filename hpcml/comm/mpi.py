@@ -179,7 +179,10 @@ class MpiCommunicator(Communicator):
         """Return when every rank has called it and all see what was written to shared blocks before."""
         for window in self._windows:
             window.Sync()
-        self.barrier()
+        if self.patient:
+            self.barrier()
+        else:
+            self.handle.Barrier()
         for window in self._windows:
             window.Sync()
 

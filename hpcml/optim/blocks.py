@@ -7,10 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from hpcml.arrays import Array, aligned, namespace
+from hpcml.arrays.memory import BLOCK
 from hpcml.optim.rules import Look, Rule, rate_at
-
-BLOCK = 1 << 15
-"""Elements of a block on the CPU: parameters, gradient, states and scratch stay in a core's second-level cache."""
 
 
 class Scratch:

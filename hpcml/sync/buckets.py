@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from hpcml.arrays import Array, aligned, span
+from hpcml.arrays.memory import BLOCK
 from hpcml.sync.crossing import Crossing, crossing
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.tree import Node, additions, subtrees
-
-BLOCK = 1 << 15
-"""Elements added at a time: two sources, the sum, parameters and state of a block stay in a core's second-level cache."""
 
 
 class Bucket:
@@ -34,13 +32,17 @@ class Bucket:
         place, lanes = nodes.inside.rank, nodes.lanes
         own = span(piece.stop - piece.start, lanes, place) if place < lanes else slice(0, 0)
         self.owned = slice(piece.start + own.start, piece.start + own.stop)
-        self._nodes, self._tail = nodes, slice(n, n + tail)
+        self._nodes = nodes
         tops = subtrees(runs[nodes.number], runs[-1].stop)
         self._orders = [additions(top, set(held)) for top in tops]
-        self._tops, self._held = tops, held
         dtype = next(iter(held.values())).dtype
+        self._pairs = [_pair(held, top, order, self.owned) for top, order in zip(tops, self._orders, strict=True)]
         self._plans = [_plan(held, top, order, self.owned) for top, order in zip(tops, self._orders, strict=True)]
         self._sums = np.zeros((len(tops), tail), dtype)
+        self._tail_steps = [
+            _tail_plan(held, top, order, slice(n, n + tail), total)
+            for top, order, total in zip(tops, self._orders, self._sums, strict=True)
+        ]
         self._lane: _Lane | None = None
         if nodes.count > 1:
             direct = lanes == 1 and not any(self._orders)
@@ -57,11 +59,9 @@ class Bucket:
 
     def add_tails(self) -> np.ndarray:
         """Return the sum of the tails for each of the node's subtrees; adds on copies, since every rank does it."""
-        for k, top in enumerate(self._tops):
-            where = {node: x[self._tail].copy() for node, x in self._held.items()}
-            for left, right in self._orders[k]:
-                where[left[0], right[1]] = where[left] + where[right]
-            self._sums[k] = where[top]
+        for steps in self._tail_steps:
+            for left, right, out in steps:
+                np.add(left, right, out=out)
         return self._sums
 
     def blocks(self) -> Iterator[tuple[slice, Array]]:
@@ -84,7 +84,11 @@ class Bucket:
             target[:] = self._lane.root[: len(target)]
 
     def add_into(self, top: int, target: Array) -> None:
-        """Write the owned slice of one subtree's sum into a vector of its length."""
+        """Write the owned slice of one subtree's sum to the start of a vector."""
+        pair = self._pairs[top]
+        if pair is not None:  # one addition leaves nothing in a cache that the next would want: blocks would only cost calls
+            np.add(pair[0], pair[1], out=target[: len(pair[0])])
+            return
         for part, steps, result in self._plans[top]:
             goal = target[part.start - self.owned.start : part.stop - self.owned.start]
             for left, right, out in steps[:-1]:
@@ -128,7 +132,8 @@ class _Lane:
             self._nodes.inside.fence()
 
 
-_Steps = list[tuple[slice, list[tuple[Array, Array, Array]], Array]]
+_Addition = tuple[Array, Array, Array]
+_Steps = list[tuple[slice, list[_Addition], Array]]
 
 
 def _plan(held: dict[Node, Array], top: Node, order: list[tuple[Node, Node]], owned: slice) -> _Steps:
@@ -149,6 +154,27 @@ def _plan(held: dict[Node, Array], top: Node, order: list[tuple[Node, Node]], ow
             where[left[0], right[1]] = out
         plan.append((part, steps, where[top]))
     return plan
+
+
+def _pair(held: dict[Node, Array], top: Node, order: list[tuple[Node, Node]], owned: slice) -> tuple[Array, Array] | None:
+    """Return the two vectors whose sum is the subtree's, in the owned span, if it takes just one addition."""
+    return (held[order[0][0]][owned], held[order[0][1]][owned]) if len(order) == 1 else None
+
+
+def _tail_plan(held: dict[Node, Array], top: Node, order: list[tuple[Node, Node]], tail: slice, total: Array) -> list[_Addition]:
+    """Return the additions (left, right, out) after which `total` holds one subtree's sum of the tails; none without a tail."""
+    if tail.start == tail.stop:
+        return []
+    where = {node: x[tail] for node, x in held.items()}
+    if not order:
+        return [(where[top], np.zeros_like(total), total)]
+    steps = []
+    for left, right in order:
+        node = (left[0], right[1])
+        out = total if node == top else np.zeros_like(total)
+        steps.append((where[left], where[right], out))
+        where[node] = out
+    return steps
 
 
 def _width(order: list[tuple[Node, Node]]) -> int:

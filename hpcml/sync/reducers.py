@@ -17,13 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from hpcml.arrays import Array, aligned, span, spans, to_host
+from hpcml.arrays.memory import BLOCK
 from hpcml.comm.communicator import Communicator
 from hpcml.comm.roads import Road
 from hpcml.sync.crossing import crossing
 from hpcml.sync.tree import deepest, merges, subtrees
-
-BLOCK = 1 << 15
-"""Elements of a part on the CPU: sum, parameters and state of a part stay in a core's second-level cache."""
 
 Part = tuple[slice, Array]
 """A span of the n parameters, and the sum over all workers there."""
