@@ -13,16 +13,15 @@ import msgspec
 import numpy as np
 
 from hpcml.comm.choice import automatic, load_table, table_path
-from hpcml.comm.communicator import Communicator, everywhere
+from hpcml.comm.communicator import Communicator
 from hpcml.comm.device_start import start_device_roads
-from hpcml.config import Config, DataConfig
-from hpcml.data import Index, ShardedDataset, find_shards, index_shards
-from hpcml.data.cache import CachedDataset
+from hpcml.config import Config
+from hpcml.data import ShardedDataset, find_shards, index_shards
 from hpcml.data.loader import AHEAD
 from hpcml.data.sizing import choose_block, fit_window, parse_bytes, row_bytes
-from hpcml.data.staging import stage, staged
 from hpcml.errors import ConfigError, DataError
 from hpcml.nn import LOSSES, Loss, Model, linear, mlp
+from hpcml.opening import kept, open_train_and_test
 from hpcml.optim import LARS, SGD, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
 from hpcml.sync import SUMS, Auto, EveryStep, LocalSteps
 from hpcml.train import Hook, Saving, Trainer
@@ -41,62 +40,6 @@ class Job:
 
     trainer: Trainer
     config: Config
-
-
-def open_data(
-    pattern: str | Sequence[str], features: str | list[str], target: str | None, comm: Communicator, keys: DataConfig | None = None
-) -> ShardedDataset:
-    """Return a data set whose files rank 0 alone looked into; the index goes to the others as bytes.
-
-    Args:
-        pattern: as `find_shards` takes it.
-        features: the field or fields that become x.
-        target: the field that becomes y, or None.
-        comm: all ranks.
-        keys: weights, cf and fill; left out, none.
-
-    Raises:
-        ShardError: on every rank, for whatever rank 0 refuses.
-    """
-    index: Index | None = None
-    with comm.together():
-        if comm.rank == 0:
-            options: dict[str, Any] = {}
-            if keys is not None:
-                options = {"weights": keys.weights or None, "cf": keys.cf, "fill": None if keys.fill == "" else float(keys.fill)}
-            index = index_shards(find_shards(pattern), features, target, **options)
-    index = Index.from_json(comm.broadcast_bytes(index.to_json() if index else b""))
-    if keys is not None and keys.stage:
-        stage_together(index, keys.stage, comm)
-        with comm.together():
-            index = staged(index, keys.stage)
-    return CachedDataset(index) if keys is not None and keys.cache == "memory" else ShardedDataset(index)
-
-
-def stage_together(index: Index, folder: str, comm: Communicator) -> None:
-    """Copy the shards to each node's own disk, its ranks sharing the work.
-
-    Raises:
-        ShardError: on every rank, if any copy fails.
-    """
-    inside, _ = comm.by_node()
-    with comm.together():
-        stage(index, folder, inside.rank, inside.size)
-
-
-def open_train_and_test(config: Config, comm: Communicator) -> tuple[ShardedDataset, ShardedDataset | None]:
-    """Return the training data and, where the config names it, the test data.
-
-    Raises:
-        DataError: on every rank, if their rows differ in shape.
-    """
-    keys = config.data
-    train = open_data(keys.train, keys.features, keys.target, comm, keys)
-    test = open_data(keys.test, keys.features, keys.target, comm, keys) if keys.test else None
-    if test is not None and test.x.shape != train.x.shape:
-        text = f"data.test has rows of shape {test.x.shape}, data.train {train.x.shape}; both must come from the same source"
-        raise everywhere(DataError(text))
-    return train, test
 
 
 def resolve_outputs(config: Config, data: ShardedDataset, comm: Communicator) -> Config:
@@ -230,6 +173,9 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
     statistics = keep_statistics(config, train, comm, folder)
     train, test = transformed(train, config, statistics, comm), test and transformed(test, config, statistics, comm)
     config = resolve_outputs(config, train, comm)
+    kept_notes: list[str] = []
+    train = kept(train, config.data, config.model.dtype, comm, kept_notes)
+    test = test and kept(test, config.data, config.model.dtype, comm, kept_notes)
     comm, notes = start_device_roads(comm, config.run.device, config.run.device_road)
     with comm.together():
         config = resolve_sampling(config, train, comm.size)
@@ -259,6 +205,6 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         saving=Saving(folder, config.run.checkpoint_every, config.run.keep, resume),
         hooks=hooks,
     )
-    trainer.notes += notes
+    trainer.notes += kept_notes + notes
     resolved = msgspec.structs.replace(config.train, virtual_workers=trainer.workers, loss=trainer.loss.name)
     return Job(trainer, msgspec.structs.replace(config, train=resolved))

@@ -84,7 +84,7 @@ def transformed(data: ShardedDataset, config: Config, statistics: Sequence[Momen
     with comm.together():
         pipeline = _pipeline(config, config.data.transforms, statistics)
         pipeline.shapes(data.x.shape, None if data.y is None else data.y.shape)
-    return type(data)(data.index, pipeline)
+    return ShardedDataset(data.index, pipeline)
 
 
 def _pipeline(config: Config, steps: Sequence[TransformConfig], statistics: Sequence[Moments]) -> Pipeline:

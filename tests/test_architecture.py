@@ -19,7 +19,7 @@ FLOORS = [
     {"sync"},
     {"train"},
     {"adapters"},
-    {"transforming"},
+    {"transforming", "opening"},
     {"build"},
     {"trained", "datasets", "bench", "report", "cluster"},
     {"cli"},

@@ -27,7 +27,7 @@ def add_to(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print one line a metric."""
-    from hpcml.build import open_data
+    from hpcml.opening import open_data
     from hpcml.train.evaluation import evaluate
     from hpcml.trained import load_together
     from hpcml.transforming import load_statistics, transformed

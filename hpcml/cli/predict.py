@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Predict, write the file whole or not at all, and print what it holds."""
     import msgspec
 
-    from hpcml.build import open_data
+    from hpcml.opening import open_data
     from hpcml.train.prediction import predict_to_file
     from hpcml.trained import load_together
     from hpcml.transforming import load_statistics, transformed

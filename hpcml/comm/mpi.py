@@ -170,7 +170,7 @@ class MpiCommunicator(Communicator):
         try:
             window, blocks = node.open_window(self.handle, nbytes)
         except self._mpi.Exception as error:  # a collective call: it fails on every rank of the node
-            self.shortage = f"the MPI library cannot share memory inside this node ({_last_line(error)}), so each rank keeps its own copy"
+            self.shortage = f"the MPI library cannot share memory inside this node ({_last_line(error)})"
             return None
         self._windows.append(window)
         return blocks

@@ -33,8 +33,8 @@ def room() -> int:
 def explain(need: int, found: int) -> str:
     """Return in words that a window does not fit, and what to do."""
     return (
-        f"the gradients of this node's ranks need {need / 1e6:,.0f} MB of shared memory, {SHARED_FILES} has {found / 1e6:,.0f} MB for them,"
-        " so each rank keeps its own copy; enlarge it (mount -o remount,size=... on the node, --shm-size for a container)"
+        f"the ranks of this node need {need / 1e6:,.0f} MB more of shared memory, {SHARED_FILES} has {found / 1e6:,.0f} MB for them;"
+        " enlarge it (mount -o remount,size=... on the node, --shm-size for a container)"
     )
 
 

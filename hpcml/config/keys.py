@@ -34,7 +34,7 @@ class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     - cf, fill: apply scale_factor, add_offset and _FillValue; fill values become `fill`, or are refused with their row.
     - block: rows that stay together (0: chosen by the bytes of a row and the chunks); window: blocks mixed in memory.
     - memory: bytes that each virtual worker may hold, such as "2GB"; the window is made smaller to fit.
-    - cache: "memory" keeps decoded rows after the first epoch.
+    - cache: decoded rows are kept after the first epoch, in each rank's "memory", or once for all ranks of a "node".
     - stage: a folder on the node's own disk, such as "$TMPDIR", to which the shards are copied first.
     - transforms: what happens to the rows, step by step, in [[data.transforms]].
     - threads: how many read and decode on each rank.
@@ -52,7 +52,7 @@ class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     block: int = 0
     window: int = 64
     memory: str = ""
-    cache: Literal["none", "memory"] = "none"
+    cache: Literal["none", "memory", "node"] = "none"
     stage: str = ""
     threads: int = 2
     on_corrupt: Literal["stop", "quarantine"] = "stop"

@@ -18,7 +18,7 @@ MEANINGS = {
     "data.block": "rows that stay together on their way from the file; 0: about 1 MB of whole chunks, at least 32",
     "data.window": "blocks that are held in memory and mixed",
     "data.memory": 'bytes that each virtual worker may hold, such as `"2GB"`: the window is made smaller to fit',
-    "data.cache": "`memory` keeps decoded rows, so that later epochs read no file",
+    "data.cache": "`memory`: each rank keeps the rows it has decoded; `node`: the ranks of a node keep them together, each once",
     "data.stage": 'a folder on the node\'s own disk, such as `"$TMPDIR"`, to which shards are copied first',
     "data.threads": "threads that read and decode on each rank",
     "data.on_corrupt": "`stop`; `quarantine`: go on without rows, and then shards, that cannot be read",

@@ -183,6 +183,9 @@ class ShardedDataset:
         fields = dict(self.index.shards[shard].fields)
         return max(fields[part.name].chunk_rows if part.name in fields else 1 for part in self.index.x.stored)
 
+    def end_epoch(self) -> None:
+        """Be told by every rank, between two epochs, that all rows of one were read; kept rows are shared here, and files need nothing."""
+
     def close(self) -> None:
         """Close every open file; a later read opens what it needs again.
 

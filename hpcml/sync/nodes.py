@@ -60,7 +60,8 @@ class Nodes:
         had = np.array([blocks is not None], np.int32)
         self.order.all_reduce(had, Op.MIN)
         if not had[0] or blocks is None:
-            self.note = self.inside.shortage or self.note
+            if self.inside.shortage:
+                self.note = f"each rank keeps gradients of its own: {self.inside.shortage}"
             self.inside.release()
             raise MemoryError(self.note or "a node of the run cannot share memory")
         return [block[:size].view(dtype).reshape(shape) for block, size, shape in zip(blocks, sizes, shapes, strict=True)]

@@ -1,0 +1,136 @@
+"""From [data] to data sets: indexed by one rank for all, staged to the node's disk, kept in the node's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hpcml.arrays.memory import ALIGNMENT
+from hpcml.comm.communicator import Communicator, everywhere
+from hpcml.config import Config, DataConfig
+from hpcml.data import Index, ShardedDataset, find_shards, index_shards
+from hpcml.data.cache import CachedDataset, kept_bytes
+from hpcml.data.staging import stage, staged
+from hpcml.errors import DataError
+
+
+def open_data(
+    pattern: str | Sequence[str], features: str | list[str], target: str | None, comm: Communicator, keys: DataConfig | None = None
+) -> ShardedDataset:
+    """Return a data set whose files rank 0 alone looked into; the index goes to the others as bytes.
+
+    Args:
+        pattern: as `find_shards` takes it.
+        features: the field or fields that become x.
+        target: the field that becomes y, or None.
+        comm: all ranks.
+        keys: weights, cf, fill and stage; left out, none.
+
+    Raises:
+        ShardError: on every rank, for whatever rank 0 refuses.
+    """
+    index: Index | None = None
+    with comm.together():
+        if comm.rank == 0:
+            options: dict[str, Any] = {}
+            if keys is not None:
+                options = {"weights": keys.weights or None, "cf": keys.cf, "fill": None if keys.fill == "" else float(keys.fill)}
+            index = index_shards(find_shards(pattern), features, target, **options)
+    index = Index.from_json(comm.broadcast_bytes(index.to_json() if index else b""))
+    if keys is not None and keys.stage:
+        stage_together(index, keys.stage, comm)
+        with comm.together():
+            index = staged(index, keys.stage)
+    return ShardedDataset(index)
+
+
+def stage_together(index: Index, folder: str, comm: Communicator) -> None:
+    """Copy the shards to each node's own disk, its ranks sharing the work.
+
+    Raises:
+        ShardError: on every rank, if any copy fails.
+    """
+    inside, across = comm.by_node()
+    with comm.together():
+        stage(index, folder, inside.rank, inside.size)
+    inside.free()
+    across.free()
+
+
+def open_train_and_test(config: Config, comm: Communicator) -> tuple[ShardedDataset, ShardedDataset | None]:
+    """Return the training data and, where the config names it, the test data.
+
+    Raises:
+        DataError: on every rank, if their rows differ in shape.
+    """
+    keys = config.data
+    train = open_data(keys.train, keys.features, keys.target, comm, keys)
+    test = open_data(keys.test, keys.features, keys.target, comm, keys) if keys.test else None
+    if test is not None and test.x.shape != train.x.shape:
+        text = f"data.test has rows of shape {test.x.shape}, data.train {train.x.shape}; both must come from the same source"
+        raise everywhere(DataError(text))
+    return train, test
+
+
+class NodeMemory:
+    """One block of memory that the ranks of a node read and write, given out piece by piece.
+
+    Args:
+        inside: the ranks of the node; it is freed at `close`.
+        block: uint8, zeroed, aligned, the same memory on all of them.
+    """
+
+    def __init__(self, inside: Communicator, block: np.ndarray) -> None:
+        self._inside, self._block, self._given = inside, block, 0
+
+    def allocate(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Return the next piece of the block, on a cache line."""
+        nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        piece = self._block[self._given : self._given + nbytes]
+        self._given += -(-nbytes // ALIGNMENT) * ALIGNMENT
+        return piece.view(dtype).reshape(shape)
+
+    def fence(self) -> None:
+        """Return when every rank of the node has called it and all see what was written before."""
+        self._inside.fence()
+
+    def close(self) -> None:
+        """Give the block back; every rank of the node calls it."""
+        self._inside.free()
+
+
+def kept(data: ShardedDataset, keys: DataConfig, dtype: Any, comm: Communicator, notes: list[str]) -> ShardedDataset:
+    """Return the data set with its rows kept in memory as `data.cache` says; a node without room for them is told in the notes.
+
+    Args:
+        data: with its transforms.
+        keys: of the job.
+        dtype: what features are computed in.
+        comm: all ranks, which call this together.
+        notes: what the run shall say.
+    """
+    if keys.cache == "none":
+        return data
+    if keys.cache == "memory":
+        return CachedDataset(data.index, data.transforms, dtype=dtype)
+    inside, across = comm.by_node()
+    across.free()
+    blocks = inside.shared_blocks(kept_bytes(data.index, dtype) if inside.rank == 0 else 0)
+    short = "" if blocks is not None else inside.shortage or "its ranks cannot share memory"
+    told = [f"{name.decode()}: {text.decode()}" for name, text in _texts(comm, short) if text]
+    if told:
+        notes.append(
+            f'data.cache = "node": {len(told)} of {comm.size} ranks read their rows from the files in every epoch, for want of memory'
+            f' on their node: {told[0]}; or set data.cache = "none"'
+        )
+    if blocks is None:
+        inside.free()
+        return data
+    return CachedDataset(data.index, data.transforms, NodeMemory(inside, blocks[0]), dtype)
+
+
+def _texts(comm: Communicator, text: str) -> list[tuple[bytes, bytes]]:
+    """Return (host, text) of every rank."""
+    return list(zip(comm.all_gather_bytes(comm.host.encode()), comm.all_gather_bytes(text.encode()), strict=True))
