@@ -33,7 +33,7 @@ class Audit:
         self._ledger.add(batch.ids, len(batch.rows), batch.left_out)
 
     def close(self, where: str) -> list[str]:
-        """Judge the epoch that ends, on every rank, and return what there is to say of shards left out.
+        """Judge the epoch that ends, on every rank, tell the data of its end, and return what there is to say of shards left out.
 
         Raises:
             DataError: on every rank, if the rows used are not all rows exactly once.
@@ -45,6 +45,7 @@ class Audit:
         except DataError as error:
             raise everywhere(error) from None
         self._ledger.reset()
+        self._data.end_epoch()
         return self._bury(where) if self._loader.quarantine else []
 
     def state(self) -> dict[str, Any]:

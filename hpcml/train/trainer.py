@@ -183,7 +183,6 @@ class Trainer:
         pending = self.sync.consensus()
         self._require_no_fault(pending)
         self.notes += self.audit.close(f"epoch {self.epoch}")
-        self.data.end_epoch()
         seen = metrics(self.meter.close_epoch(pending), self.loss.hits is not None)
         self.metrics = {f"train_{name}": value for name, value in seen.items()}
         if self.test is not None:
