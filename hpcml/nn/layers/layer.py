@@ -8,6 +8,7 @@ Letters: B rows; a shape is that of one row.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ def he_normal(random: np.random.Generator, shape: Shape) -> np.ndarray:
     References:
         He, Zhang, Ren and Sun, Delving deep into rectifiers, ICCV 2015.
     """
-    return random.standard_normal(shape) * np.sqrt(2.0 / shape[0])
+    return random.standard_normal(shape) * np.sqrt(2.0 / math.prod(shape[:-1]))
 
 
 def ones(random: np.random.Generator, shape: Shape) -> np.ndarray:
