@@ -4,7 +4,23 @@ import difflib as _difflib
 
 from hpcml.nn.arena import Arena, Parameter, Tail
 from hpcml.nn.context import Context
-from hpcml.nn.layers import Dense, Flatten, Layer, Parallel, ReLU, Residual, Running, Sequential, Tanh, Tied
+from hpcml.nn.layers import (
+    AveragePool,
+    Bias,
+    Conv,
+    Dense,
+    Flatten,
+    Layer,
+    MaxPool,
+    Parallel,
+    ReLU,
+    Reshape,
+    Residual,
+    Running,
+    Sequential,
+    Tanh,
+    Tied,
+)
 from hpcml.nn.losses import LOSSES, Loss, softmax_cross_entropy, squared_error
 from hpcml.nn.model import Model
 from hpcml.nn.workspace import Workspace
@@ -13,15 +29,20 @@ from hpcml.nn.zoo import linear, mlp
 __all__ = [
     "LOSSES",
     "Arena",
+    "AveragePool",
+    "Bias",
     "Context",
+    "Conv",
     "Dense",
     "Flatten",
     "Layer",
     "Loss",
+    "MaxPool",
     "Model",
     "Parallel",
     "Parameter",
     "ReLU",
+    "Reshape",
     "Residual",
     "Running",
     "Sequential",

@@ -76,7 +76,9 @@ class Windows:
 def _numbers(value: Any, axes: int, least: int, what: str) -> tuple[int, ...]:
     numbers = (value,) * axes if isinstance(value, int) else tuple(value)
     if len(numbers) != axes or any(number < least for number in numbers):
-        raise ShapeError(f"{what} is {value}; give a whole number of at least {least}, or one for each of the {axes} axes before the channels")
+        raise ShapeError(
+            f"{what} is {value}; give a whole number of at least {least}, or one for each of the {axes} axes before the channels"
+        )
     return numbers
 
 
@@ -91,13 +93,13 @@ class Patches:
 
     def __init__(self, windows: Windows, groups: int, like: Array) -> None:
         """Allocate for ``images`` images, on the device of `like` and in its dtype."""
-        (h, w), (height, width, channels), (down, across) = windows.counts, windows.image, windows.size
+        (h, w), channels, (down, across) = windows.counts, windows.image[2], windows.size
         self._groups, self._row = groups, down * across * channels // groups
         per_image = h * w * down * across * channels
         limit = IN_CACHE if namespace(like).__name__ == "numpy" else ON_DEVICE
         self.images = max(1, limit // (per_image * like.dtype.itemsize))
         # One pixel a window, all in their order: the images are their own matrix.
-        self._plain = (h, w, down, across, groups) == (height, width, 1, 1, 1)
+        self._plain = (windows.size, windows.stride, windows.padding, groups) == ((1, 1), (1, 1), (0, 0), 1)
         if self._plain:
             return
         padded = blank((self.images, *windows.padded, channels), like)
