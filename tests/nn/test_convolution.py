@@ -77,7 +77,7 @@ def test_blocks_of_images_change_nothing(monkeypatch, keys):
 @pytest.mark.parametrize("keys", [{}, {"stride": 2}, {"groups": 4}, {"groups": 4, "stride": 2}])
 def test_a_step_allocates_nothing_after_the_first(keys):
     layers = [
-        Conv(8, 3, padding=1, **({} if "groups" in keys else keys)),
+        Conv(8, 3, padding=1),
         MaxPool(2),
         Bias(),
         Conv(8, 3, padding=1, **keys),
