@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+ALONE = "hpcml exact, one rank"
 RESULTS = Path(__file__).parent / "results" / "step.json"
 
 
@@ -73,6 +74,7 @@ def contestants(comm, shard: Path, sizes: list[int], batch: int) -> dict[str, Ca
     ways = {"exact": hpcml.EveryStep(), **{f"fast {name}": hpcml.EveryStep(way) for name, way in hpcml.SUMS.items() if not way.exact}}
     ways["local steps, every 8"] = hpcml.LocalSteps(every=8)
     runs = {f"hpcml {name}": mlp_step(comm, shard, sizes, batch, sync) for name, sync in ways.items()}
+    runs[ALONE] = alone(comm, shard, sizes, batch // comm.size)
     try:
         import torch  # noqa: F401
     except ImportError:
@@ -80,6 +82,17 @@ def contestants(comm, shard: Path, sizes: list[int], batch: int) -> dict[str, Ca
             print("PyTorch is not installed: no row for it (pip install torch)", flush=True)
         return runs
     return runs | {"torch DDP gloo": torch_step(comm, sizes, batch // comm.size)}
+
+
+def alone(comm, shard: Path, sizes: list[int], rows: int) -> Callable[[], None]:
+    """Return the exact step of rank 0 by itself on its rows while the others wait: what parallel efficiency is measured against."""
+    import hpcml
+    from hpcml.bench.step import mlp_step
+    from hpcml.comm.alone import Alone
+
+    if comm.rank:
+        return lambda: None
+    return mlp_step(Alone(), shard, sizes, rows, hpcml.EveryStep())
 
 
 def torch_step(comm, sizes: list[int], rows: int) -> Callable[[], None]:
@@ -113,13 +126,11 @@ def report(args: argparse.Namespace, medians: dict[str, float], batch: int, seco
     base = medians.get("torch DDP gloo")
     print(f"MLP {args.sizes}, {args.rows} rows a rank, {args.ranks} ranks, median of {args.rounds} rounds")
     for name, median in medians.items():
-        ratio = base / median if base else None
-        rows.append(
-            {"contestant": name, "seconds": median, "rounds": seconds[name], "rows_per_second": batch / median, "over_torch": ratio}
-        )
-        print(
-            f"{name:28} {median * 1e3:8.2f} ms  {batch / median:10,.0f} rows/s" + (f"  {ratio:5.2f} x torch" if ratio else ""), flush=True
-        )
+        mine = batch // args.ranks if name == ALONE else batch
+        ratio = base / median * mine / batch if base else None
+        rows.append({"contestant": name, "seconds": median, "rounds": seconds[name], "rows_per_second": mine / median, "over_torch": ratio})
+        print(f"{name:28} {median * 1e3:8.2f} ms  {mine / median:10,.0f} rows/s" + (f"  {ratio:5.2f} x torch" if ratio else ""), flush=True)
+    print(f"parallel efficiency of {args.ranks} ranks: {medians[ALONE] / medians['hpcml exact']:.2f}", flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
     kept = {"date": time.strftime("%Y-%m-%d"), "arguments": vars(args) | {"folder": None}, "rows": rows}
     kept |= {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "conditions": conditions(), "versions": versions()}
