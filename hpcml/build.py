@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from hpcml.comm.choice import automatic, load_table, table_path
 from hpcml.comm.communicator import Communicator
 from hpcml.comm.device_start import start_device_roads
 from hpcml.config import Config
@@ -23,7 +21,7 @@ from hpcml.errors import ConfigError, DataError
 from hpcml.nn import LOSSES, Loss, Model, linear, mlp
 from hpcml.opening import kept, open_train_and_test
 from hpcml.optim import LARS, SGD, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
-from hpcml.sync import SUMS, Auto, EveryStep, LocalSteps
+from hpcml.synchronising import build_sync
 from hpcml.train import Hook, Saving, Trainer
 from hpcml.transforming import keep_statistics, transformed
 
@@ -143,19 +141,6 @@ def build_rule(config: Config, rate: Rate) -> Rule:
     return Clipped(rule, keys.clip) if keys.clip else rule
 
 
-def build_sync(config: Config, comm: Communicator, notes: list[str]) -> EveryStep | LocalSteps:
-    """Return the synchroniser that the config names, over the road that it names; a road chosen by "auto" is told in the notes."""
-    name = config.sync.reducer
-    if config.train.exact:
-        way = SUMS["tree"]
-    elif name == "auto":
-        way = Auto(automatic(load_table(comm, table_path(os.environ)), notes.append))
-    else:
-        # In a fast run, "tree" is a tree over the ranks; only an exact run adds over the tree of virtual workers.
-        way = SUMS["binary-tree" if name == "tree" else name]
-    return EveryStep(way) if config.sync.name == "every-step" else LocalSteps(config.sync.every, way)
-
-
 def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, hooks: Sequence[Hook]) -> Job:
     """Return the trainer of a job and its resolved config.
 
@@ -186,12 +171,13 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
             raise ConfigError(f"the model does not fit into memory ({error}); make {sizes} smaller") from error
         if config.train.batch > train.rows:
             raise ConfigError(f"train.batch is {config.train.batch}, the training data have {train.rows} rows; make the batch smaller")
-        rule = build_rule(config, build_rate(config, -(-train.rows // config.train.batch), notes))
+        steps_per_epoch = -(-train.rows // config.train.batch)
+        rule = build_rule(config, build_rate(config, steps_per_epoch, notes))
     trainer = Trainer(
         model,
         choose_loss(config, train),
         rule,
-        build_sync(config, comm, notes),
+        build_sync(config, steps_per_epoch, comm, notes),
         train,
         batch=config.train.batch,
         workers=config.train.virtual_workers or None,

@@ -19,7 +19,7 @@ FLOORS = [
     {"sync"},
     {"train"},
     {"adapters"},
-    {"transforming", "opening"},
+    {"transforming", "opening", "synchronising"},
     {"build"},
     {"trained", "datasets", "bench", "report", "cluster"},
     {"cli"},

@@ -13,7 +13,7 @@ from hpcml.comm.communicator import Communicator, Op
 from hpcml.data import RowWriter, open_shards
 from hpcml.nn import mlp, softmax_cross_entropy
 from hpcml.optim import SGD
-from hpcml.sync import EveryStep, LocalSteps
+from hpcml.sync import Plan
 from hpcml.train import Trainer
 
 
@@ -24,7 +24,7 @@ def make_shard(path: Path, rows: int, inputs: int, classes: int) -> None:
         file.write(0, {"x": random.random((rows, inputs), dtype=np.float32), "y": random.integers(0, classes, rows)})
 
 
-def mlp_step(comm: Communicator, shard: Path, sizes: list[int], batch: int, sync: EveryStep | LocalSteps) -> Callable[[], None]:
+def mlp_step(comm: Communicator, shard: Path, sizes: list[int], batch: int, sync: Plan) -> Callable[[], None]:
     """Return a function that takes one training step of an MLP on rows that are already in memory.
 
     Args:

@@ -1,6 +1,6 @@
 """A job in one typed file: TOML in, `--set a.b=c` on top, every key with a default, unknown keys refused with the near one."""
 
-from hpcml.config.keys import Config, DataConfig, TransformConfig
+from hpcml.config.keys import Config, DataConfig, SyncConfig, TransformConfig
 from hpcml.config.load import load
 
-__all__ = ["Config", "DataConfig", "TransformConfig", "load"]
+__all__ = ["Config", "DataConfig", "SyncConfig", "TransformConfig", "load"]

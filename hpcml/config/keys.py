@@ -106,10 +106,19 @@ class RateConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """When workers agree and by which road; "auto" is the tree where exact, else chosen by size from a measured table."""
+    """When workers agree and by which road; "auto" is the tree where exact, else chosen by size from a measured table.
+
+    Keys that the chosen strategy or outer optimizer does not have must be left at their defaults.
+    """
 
     name: Literal["every-step", "local-steps"] = "every-step"
     every: int = 8
+    schedule: Literal["fixed", "adaptive", "once"] = "fixed"
+    warm_epochs: float = 0.0
+    outer: Literal["average", "block-momentum", "slow-momentum", "sgd", "adamw"] = "average"
+    outer_rate: float = 1.0
+    outer_momentum: float | Literal["auto"] = "auto"
+    outer_nesterov: bool = True
     reducer: Literal["auto", "tree", "all-reduce", "ring", "halving", "double-tree", "binary-tree", "doubling", "two-level", "lanes"] = (
         "auto"
     )

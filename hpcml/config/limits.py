@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from hpcml.config.keys import Config, OptimizerConfig, RateConfig, as_toml
+from hpcml.config.keys import Config, OptimizerConfig, RateConfig, SyncConfig, as_toml
 from hpcml.errors import ConfigError
 
 _RANGES = {
@@ -19,6 +19,8 @@ _RANGES = {
     "data.threads": 1,
     "data.window": 1,
     "sync.every": 1,
+    "sync.warm_epochs": 0,
+    "sync.outer_rate": 0,
     "run.threads": 0,
     "run.checkpoint_every": 0,
     "run.keep": 1,
@@ -61,21 +63,31 @@ def require_ranges(config: Config, path: str) -> None:
         raise ConfigError(f"{path}: {problem}")
 
 
-_UNUSED = {
-    "optimizer": {
+_OUTER = ("outer", "outer_rate", "outer_momentum", "outer_nesterov")
+
+_UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
+    "optimizer.name": {
         "sgd": ("beta1", "beta2", "epsilon", "trust"),
         "adamw": ("momentum", "nesterov", "trust"),
         "lars": ("nesterov", "beta1", "beta2", "epsilon"),
     },
-    "rate": {
+    "rate.name": {
         "constant": ("step_epochs", "factor", "floor"),
         "step": ("floor",),
         "cosine": ("step_epochs", "factor"),
     },
+    "sync.name": {
+        "every-step": ("schedule", "warm_epochs", *_OUTER),
+    },
+    "sync.outer": {
+        "average": ("outer_rate", "outer_momentum", "outer_nesterov"),
+        "slow-momentum": ("outer_nesterov",),
+        "adamw": ("outer_momentum", "outer_nesterov"),
+    },
 }
-"""Keys of a section that mean nothing under one of its names."""
+"""Keys of a section that mean nothing under one value of the key that chooses among them."""
 
-_DEFAULTS = {"optimizer": OptimizerConfig(), "rate": RateConfig()}
+_DEFAULTS = {"optimizer": OptimizerConfig(), "rate": RateConfig(), "sync": SyncConfig()}
 
 
 def _contradictions(config: Config) -> Iterator[str]:
@@ -86,9 +98,13 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f'model.hidden is {config.model.hidden}, but a "{config.model.name}" model has no hidden layers; use name = "mlp"'
     if config.optimizer.nesterov and not config.optimizer.momentum:
         yield "optimizer.nesterov = true means nothing without optimizer.momentum; set both, or neither"
+    momentum = config.sync.outer_momentum
+    if momentum != "auto" and not 0 <= float(momentum) < 1:
+        yield f'sync.outer_momentum is {momentum}; it must be 0 or more and below 1, or "auto"'
     flat = config.flat()
-    for section, unused in _UNUSED.items():
-        chosen, defaults = flat[f"{section}.name"], msgspec.to_builtins(_DEFAULTS[section])
-        for key in unused[chosen]:
+    for chooser, unused in _UNUSED.items():
+        section = chooser.partition(".")[0]
+        chosen, defaults = flat[chooser], msgspec.to_builtins(_DEFAULTS[section])
+        for key in unused.get(chosen, ()):
             if flat[f"{section}.{key}"] != defaults[key]:
                 yield f'{section}.{key} means nothing to "{chosen}"; leave it out, or set it to {as_toml(defaults[key])}'

@@ -64,7 +64,7 @@ def _refuse_unknown(tree: Mapping[str, Any], path: str) -> None:
         for key in keys:
             if key not in known:
                 elsewhere = [f"{other}.{key}" for other, names in _sections().items() if key in names]
-                near = _near(key, known) or _near(f"{section}.{key}", elsewhere or _all_names())
+                near = _near(f"{section}.{key}", elsewhere) or _near(key, known) or _near(f"{section}.{key}", _all_names())
                 raise ConfigError(f"{path}: unknown key {section}.{key}{near}; [{section}] has {', '.join(known)}")
 
 

@@ -3,7 +3,7 @@
 from hpcml.optim.blocks import Scratch, apply, apply_whole
 from hpcml.optim.norms import norm
 from hpcml.optim.rates import Constant, Cosine, Rate, Steps, Warmup, linear_scaling
-from hpcml.optim.rules import LARS, SGD, AdamW, Clipped, Rule
+from hpcml.optim.rules import LARS, SGD, AdamW, Clipped, Look, Rule, rate_at
 
 __all__ = [
     "LARS",
@@ -12,6 +12,7 @@ __all__ = [
     "Clipped",
     "Constant",
     "Cosine",
+    "Look",
     "Rate",
     "Rule",
     "Scratch",
@@ -21,4 +22,5 @@ __all__ = [
     "apply_whole",
     "linear_scaling",
     "norm",
+    "rate_at",
 ]

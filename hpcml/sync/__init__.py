@@ -1,12 +1,36 @@
 """What workers agree on, and when: synchronisers over reducers over roads."""
 
 from hpcml.comm.roads import ROADS
+from hpcml.sync.conits import Conits
 from hpcml.sync.every_step import EveryStep
 from hpcml.sync.local_steps import LocalSteps
+from hpcml.sync.meetings import Adaptive, Once
 from hpcml.sync.nodes import Nodes
-from hpcml.sync.synchroniser import Auto, ExactTree, Fast, Sum, Synchroniser
+from hpcml.sync.outer import AVERAGE, BlockMomentum, Outer, OuterRule, slow_momentum
+from hpcml.sync.synchroniser import Auto, ExactTree, Fast, Plan, Sum, Synchroniser
+from hpcml.sync.warm_start import WarmStart
 
 SUMS: dict[str, Sum] = {"tree": ExactTree(), **{name: Fast(name, road) for name, road in ROADS.items()}}
 """Every way to sum over the workers, by name."""
 
-__all__ = ["SUMS", "Auto", "EveryStep", "ExactTree", "Fast", "LocalSteps", "Nodes", "Sum", "Synchroniser"]
+__all__ = [
+    "AVERAGE",
+    "SUMS",
+    "Adaptive",
+    "Auto",
+    "BlockMomentum",
+    "Conits",
+    "EveryStep",
+    "ExactTree",
+    "Fast",
+    "LocalSteps",
+    "Nodes",
+    "Once",
+    "Outer",
+    "OuterRule",
+    "Plan",
+    "Sum",
+    "Synchroniser",
+    "WarmStart",
+    "slow_momentum",
+]

@@ -1,117 +1,136 @@
-"""Model averaging: workers step alone, and every so many steps their parameters become their mean."""
+"""Model averaging: workers step alone, and where they meet their mean drift moves the model that all go on from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from hpcml.arrays import Array, namespace, span, to_host
-from hpcml.errors import ConfigError
+from hpcml.arrays import Array, namespace
 from hpcml.nn.arena import Arena, Tail
-from hpcml.optim import Rule, Scratch, apply_whole
+from hpcml.optim import Rule, norm, rate_at
+from hpcml.sync.conits import Conits
+from hpcml.sync.meetings import STATE, Every, Meetings
+from hpcml.sync.model import SharedModel
 from hpcml.sync.nodes import Nodes
-from hpcml.sync.synchroniser import Arrays, ExactTree, Sum, Synchroniser, divide, scaled
+from hpcml.sync.outer import AVERAGE, Outer
+from hpcml.sync.reducers import Part
+from hpcml.sync.replicas import Replicas
+from hpcml.sync.synchroniser import Adopting, Arrays, ExactTree, Sum, divide, scaled
 
 
 @dataclass(frozen=True, slots=True)
 class LocalSteps:
-    """Let each virtual worker step on its own model; every `every` steps all become the mean, weighted by the rows used since.
+    """Let each virtual worker step on its own model; every `every` steps all go on from what `outer` makes of their mean.
 
-    Optimizer state stays with its worker. With plain SGD or momentum and every=1 it is EveryStep, to rounding.
+    The mean is weighted by the rows used since the last meeting. Optimizer state stays with its worker.
+    With plain SGD or momentum and every=1 it is EveryStep, to rounding.
+
+    Args:
+        every: steps between two meetings, or Once(), Adaptive(8).
+        sum: how to sum over the workers.
+        outer: the plain average, or BlockMomentum(), slow_momentum(), OuterRule(any rule).
 
     References:
         McDonald, Hall and Mann, Distributed training strategies for the structured perceptron, NAACL 2010;
         Stich, Local SGD converges fast and communicates little, ICLR 2019.
     """
 
-    every: int
+    every: int | Meetings
     sum: Sum = field(default_factory=ExactTree)
+    outer: Outer = AVERAGE
 
     def __post_init__(self) -> None:
         """Refuse a period below one step."""
-        if self.every < 1:
-            raise ConfigError(f"sync.every is {self.every}; models can be averaged every 1 or more steps")
+        self.meetings()
 
-    def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Synchroniser:
+    def meetings(self) -> Meetings:
+        """Return when the workers meet."""
+        return Every(self.every) if isinstance(self.every, int) else self.every
+
+    def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Adopting:
         """Return the synchroniser of one run, with all its memory."""
         return _Running(self, arena, nodes, workers, rule)
 
 
-class _Replica:
-    """One worker's own model: parameters, optimizer state, and the sums of its tails since the last average."""
-
-    def __init__(self, arena: Arena, rule: Rule) -> None:
-        self.data: Array = arena.vector()
-        self.data[:] = arena.data
-        self.slots = namespace(arena.data).zeros((rule.slots, arena.n), arena.dtype)
-        self.sums = namespace(arena.data).zeros(len(Tail), arena.dtype)
-
-
 class _Running:
     def __init__(self, plan: LocalSteps, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> None:
-        self.arena, self.rule, self.every = arena, rule, plan.every
-        self.reducer = plan.sum.reducer(nodes, workers, arena, vectors=2)
-        self.anchor, self.mean, self.grad = self.reducer.vector(), self.reducer.vector(), arena.grad
-        self.anchor[:] = arena.data
-        hosted = span(workers, nodes.order.size, nodes.order.rank)
-        self.replicas = {worker: _Replica(arena, rule) for worker in range(hosted.start, hosted.stop)}
-        self.scratch = Scratch(arena.data, arena.parts(), arena.trained)
-        self.reducer.settle()
-        arena.point(data=self.anchor)
+        self.arena, self.rule, self.meetings, self.outer = arena, rule, plan.meetings(), plan.outer.at(workers)
+        self.reducer = plan.sum.reducer(nodes, workers, arena, vectors=1 + SharedModel.vectors(self.outer.rule))
+        self.replicas = Replicas(arena, nodes, workers, rule)
+        self.anchor, self.mean = SharedModel(arena, self.outer.rule, self.reducer), self.reducer.vector()
+        self.met, self.plans = np.zeros(1, np.int64), np.zeros(STATE)
+        arena.point(data=self.anchor.data)
 
     def enter(self, worker: int) -> None:
-        self.arena.point(data=self.replicas[worker].data, grad=self.grad)
+        self.replicas.enter(worker)
 
     def ready(self, span: slice) -> None:
         """Do nothing: no gradient leaves its worker."""
 
     def leave(self, worker: int, step: int) -> None:
-        replica, n = self.replicas[worker], self.arena.n
-        replica.sums += self.grad[n:]
-        tail = to_host(self.grad[n:])
-        if tail[Tail.WEIGHT] > 0 and not tail[Tail.FAULTS]:
-            grad = self.grad[:n]
-            divide(grad, tail[Tail.WEIGHT])
-            apply_whole(self.rule, replica.data, grad, replica.slots, step, self.scratch)
+        self.replicas.step(worker, step)
 
     def exchange(self, step: int) -> np.ndarray | None:
-        return self._sum_drifts() if (step + 1) % self.every == 0 else None
+        return self._sum_drifts(measured=True) if self.meetings.is_due(step, self.plans) else None
 
     def update(self, step: int, sums: np.ndarray) -> None:
-        for part, drift in scaled(self.reducer.parts(), sums[Tail.WEIGHT] or 1.0):  # without weight no model drifted
-            self.anchor[part] += drift
+        if sums[Tail.WEIGHT]:  # without weight no model drifted
+            pace = (rate_at(self.rule, step) if self.outer.paced else 1.0) or 1.0  # at rate 0 nothing drifted
+            self.anchor.move(_reversed(scaled(self.reducer.parts(), sums[Tail.WEIGHT])), int(self.met[0]), pace)
         self.reducer.settle()
-        for replica in self.replicas.values():
-            replica.data[:] = self.anchor
+        for replica in self.replicas:
+            replica.data[:] = self.anchor.data
             replica.sums.fill(0)
+            replica.measured.meet()
+            if self.outer.resets:
+                replica.slots.fill(0)
+        self.meetings.note(step, sums, self.plans)
+        self.met += 1
 
     def consensus(self) -> np.ndarray:
         sums = self._sum_drifts()
         for part, drift in self.reducer.parts():
             divide(drift, sums[Tail.WEIGHT] or 1.0)
-            namespace(drift).add(self.anchor[part], drift, out=self.mean[part])
+            namespace(drift).add(self.anchor.data[part], drift, out=self.mean[part])
         self.reducer.settle()
         self.arena.point(data=self.mean)
         return sums
 
+    def adopt(self, data: Array, slots: Array) -> None:
+        self.anchor.data[:] = data
+        self.replicas.adopt(data, slots)
+        self.reducer.settle()
+
     def settle(self) -> None:
         self.reducer.settle()
 
-    def _sum_drifts(self) -> np.ndarray:
-        """Sum all workers' drifts from the anchor, each times its weight, and return the sums of their tails."""
+    def conits(self) -> Conits:
+        return self.replicas.conits()
+
+    def _sum_drifts(self, measured: bool = False) -> np.ndarray:
+        """Sum all workers' drifts from the anchor, each times its weight, and return the sums of their tails; perhaps measure them."""
         n = self.arena.n
-        for replica in self.replicas.values():
+        for replica in self.replicas:
             vector = self.reducer.buffer()
-            namespace(vector).subtract(replica.data, self.anchor, out=vector[:n])
+            namespace(vector).subtract(replica.data, self.anchor.data, out=vector[:n])
+            if measured:
+                replica.measured.add_distance(norm(vector[:n]))
             vector[:n] *= replica.sums[Tail.WEIGHT]
             vector[n:] = replica.sums
             self.reducer.add()
         return self.reducer.finish()
 
     def shared_state(self) -> Arrays:
-        return {"anchor": self.anchor}
+        return {"anchor": self.anchor.data, "outer": self.anchor.slots, "met": self.met, "meetings": self.plans}
 
     def worker_state(self, worker: int) -> Arrays:
-        replica = self.replicas[worker]
-        return {"data": replica.data, "slots": replica.slots, "sums": replica.sums}
+        return self.replicas.state(worker)
+
+
+def _reversed(blocks: Iterator[Part]) -> Iterator[Part]:
+    """Yield the blocks of a drift as those of a gradient: minus the drift, in place."""
+    for span, x in blocks:
+        namespace(x).negative(x, out=x)
+        yield span, x

@@ -1,7 +1,4 @@
-"""When workers agree, and on which vector. Two rhythms here; each goes over every road.
-
-    EveryStep()            synchronous SGD: the gradients of every step become their mean
-    LocalSteps(every=8)    model averaging: workers step alone, and every 8 steps their parameters become their mean
+"""When workers agree, and on which vector: what every strategy is. docs/strategies.md lists them; each goes over every road.
 
 What the user writes is a frozen description; ``start`` makes the synchroniser of one run, complete with its memory.
 Letters: n parameters, V virtual workers, k optimizer state vectors.
@@ -18,6 +15,8 @@ import numpy as np
 from hpcml.arrays import Array, namespace
 from hpcml.comm.roads import Road
 from hpcml.nn.arena import Arena, Tail
+from hpcml.optim import Rule
+from hpcml.sync.conits import Conits
 from hpcml.sync.node_sum import NodeSum
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.reducers import Part, Reducer, RoadSum, TreeSum
@@ -55,6 +54,9 @@ class Synchroniser(Protocol):
     def settle(self) -> None:
         """Return when all ranks see what was restored into the states; every rank calls it."""
 
+    def conits(self) -> Conits | None:
+        """Return how far the workers' models were apart, as measured, or None where they never are; every rank calls it."""
+
     def shared_state(self) -> Arrays:
         """Return the arrays that are equal on all ranks; the run's own memory, not copies."""
 
@@ -62,10 +64,35 @@ class Synchroniser(Protocol):
         """Return the arrays of one hosted worker; the run's own memory, not copies."""
 
 
+class Plan(Protocol):
+    """A frozen description of a synchroniser: what the user writes, and what decides the bits of a run."""
+
+    @property
+    def sum(self) -> Sum:
+        """Return how it sums over the workers."""
+
+    def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Synchroniser:
+        """Return the synchroniser of one run, with all its memory."""
+
+
+class Adopting(Synchroniser, Protocol):
+    """A synchroniser whose workers can all go on from one model."""
+
+    def adopt(self, data: Array, slots: Array) -> None:
+        """Overwrite every model, common or a worker's own, with parameters (n,) and optimizer state (k, n); every rank calls it."""
+
+
+class AdoptingPlan(Plan, Protocol):
+    """Describes a strategy whose workers have models of their own."""
+
+    def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Adopting:
+        """Return the synchroniser of one run, with all its memory."""
+
+
 def restore(into: Arrays, saved: dict[str, np.ndarray], device: Any) -> None:
-    """Overwrite each array of a state with the saved one of the same name."""
+    """Overwrite each array of a state with the saved one of the same name; some live on the host whatever the device."""
     for name, x in into.items():
-        x[...] = device.place(saved[name])
+        x[...] = saved[name] if isinstance(x, np.ndarray) else device.place(saved[name])
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,14 +49,20 @@ class Progress(Hook):
         self._write(f"epoch {trainer.epoch:>{len(str(self._epochs))}}/{self._epochs}  {shown}  {self._rate():,.0f} rows/s")
 
     def after_run(self, trainer: Trainer) -> None:
-        """Close the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Close the bar, and say how far the workers' models were apart."""
+        self._close()
+        conits = trainer.sync.conits()
+        if self._show and conits is not None:
+            self._write(f"replicas: {conits}")
 
     def after_failure(self, trainer: Trainer) -> None:
         """Close the bar, so that the error stands on a line of its own and the terminal has its cursor back."""
-        self.after_run(trainer)
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def _tell(self, trainer: Trainer) -> None:
         """Write what was noticed since the last time."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpcml.errors import RunError
 from hpcml.nn.arena import Tail
+from hpcml.sync import Conits
 from hpcml.train.conditions import conditions, versions
 from hpcml.train.hooks import Hook
 
@@ -66,11 +67,11 @@ class Recorder(Hook):
         """Write summary.json and note the end; a run that was already finished keeps the summary of its own end."""
         seconds = time.perf_counter() - self._started
         self._event("end", trainer, seconds=seconds, weights_sha256=trainer.weights_sha256)
-        path = self.folder / "summary.json"
+        path, conits = self.folder / "summary.json", trainer.sync.conits()
         if self._active and (trainer.count > self._first or not path.exists()):
-            write_whole(path, json.dumps(_finite(self._summary(trainer, seconds)), indent=1) + "\n")
+            write_whole(path, json.dumps(_finite(self._summary(trainer, seconds, conits)), indent=1) + "\n")
 
-    def _summary(self, trainer: Trainer, seconds: float) -> dict[str, Any]:
+    def _summary(self, trainer: Trainer, seconds: float, conits: Conits | None) -> dict[str, Any]:
         return {
             "ranks": trainer.comm.size,
             "virtual_workers": trainer.workers,
@@ -83,6 +84,7 @@ class Recorder(Hook):
             "resumed_from": trainer.resumed_from,
             "waited_for_data": trainer.loader.waited / seconds,
             "metrics": trainer.metrics,
+            "conits": conits and conits.plain(),
             "weights_sha256": trainer.weights_sha256,
             "parameters": trainer.model.arena.n,
             "device": trainer.model.arena.device.name,

@@ -18,7 +18,7 @@ from hpcml.data import Batch, Loader, Sampler, ShardedDataset
 from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError
 from hpcml.nn import Loss, Model, Tail, Workspace
 from hpcml.optim import Rule
-from hpcml.sync import EveryStep, LocalSteps, Nodes
+from hpcml.sync import Nodes, Plan
 from hpcml.train.audit import Audit
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
 from hpcml.train.evaluation import evaluate
@@ -61,7 +61,7 @@ class Trainer:
         model: Model,
         loss: Loss,
         optimizer: Rule,
-        sync: EveryStep | LocalSteps,
+        sync: Plan,
         data: ShardedDataset,
         *,
         batch: int,
@@ -284,7 +284,7 @@ def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
         )
 
 
-def identify(trainer: Trainer, sync: EveryStep | LocalSteps, sampling: dict[str, Any]) -> dict[str, str]:
+def identify(trainer: Trainer, sync: Plan, sampling: dict[str, Any]) -> dict[str, str]:
     """Return in plain words everything that decides the bits of a run; a resumed run must have the same."""
     return {
         "parameter layout": f"{trainer.model.arena.fingerprint()} of {trainer.model.describe()}",

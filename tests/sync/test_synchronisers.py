@@ -7,8 +7,8 @@ from hpcml.arrays import Device
 from hpcml.comm.alone import Alone
 from hpcml.errors import ConfigError
 from hpcml.nn import Tail
-from hpcml.optim import LARS, SGD, AdamW, Clipped
-from hpcml.sync import SUMS, EveryStep, ExactTree, LocalSteps
+from hpcml.optim import LARS, SGD, AdamW, Clipped, Steps
+from hpcml.sync import SUMS, Adaptive, BlockMomentum, EveryStep, ExactTree, LocalSteps, OuterRule, WarmStart, slow_momentum
 from tests.laws import Job, SynchroniserLaws
 
 
@@ -42,6 +42,47 @@ class TestModelsAveragedEveryThirdStepWithAdam(TestModelsAveragedEveryThirdStep)
 class TestModelsThatMeetOnlyAtTheEnd(SynchroniserLaws):
     def make(self, sum):
         return LocalSteps(100, sum)
+
+
+class TestDiLoCo(SynchroniserLaws):
+    rule = AdamW(0.01)
+
+    def make(self, sum):
+        return LocalSteps(3, sum, OuterRule(SGD(0.7, momentum=0.9, nesterov=True)))
+
+
+class TestBlockMomentum(SynchroniserLaws):
+    def make(self, sum):
+        return LocalSteps(2, sum, BlockMomentum())
+
+
+class TestSlowMomentum(SynchroniserLaws):
+    rule = SGD(Steps(0.1, every=3), momentum=0.9)
+
+    def make(self, sum):
+        return LocalSteps(2, sum, slow_momentum(0.9, 0.5))
+
+
+class TestAnOuterRuleThatLooksAtWholeVectors(SynchroniserLaws):
+    def make(self, sum):
+        return LocalSteps(2, sum, OuterRule(Clipped(AdamW(0.05), 0.01), paced=True))
+
+
+class TestAdaptivePeriods(SynchroniserLaws):
+    def make(self, sum):
+        return LocalSteps(Adaptive(4), sum)
+
+
+class TestPostLocal(SynchroniserLaws):
+    def make(self, sum):
+        return WarmStart(3, LocalSteps(2, sum))
+
+
+class TestBlockMomentumAfterAWarmStartWithAdam(SynchroniserLaws):
+    rule = AdamW(0.01)
+
+    def make(self, sum):
+        return WarmStart(4, LocalSteps(3, sum, BlockMomentum(0.5)))
 
 
 class EqualRows(Job):

@@ -1,0 +1,92 @@
+"""Names of [sync] become strategies: when workers agree, and by which road."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from hpcml.comm.choice import automatic, load_table, table_path
+from hpcml.comm.communicator import Communicator
+from hpcml.config import Config, SyncConfig
+from hpcml.optim import SGD, AdamW
+from hpcml.sync import (
+    AVERAGE,
+    SUMS,
+    Adaptive,
+    Auto,
+    BlockMomentum,
+    EveryStep,
+    LocalSteps,
+    Once,
+    Outer,
+    OuterRule,
+    Plan,
+    Sum,
+    WarmStart,
+    slow_momentum,
+)
+from hpcml.sync.meetings import Every, Meetings
+from hpcml.sync.synchroniser import AdoptingPlan
+
+
+def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: list[str]) -> Plan:
+    """Return the strategy that the config names, over the road that it names; a road chosen by "auto" is told in the notes.
+
+    Args:
+        config: as loaded.
+        steps_per_epoch: what an epoch of sync.warm_epochs comes to.
+        comm: all ranks; a measured table of roads is read together.
+        notes: what was chosen is added here.
+    """
+    keys, way = config.sync, build_sum(config, comm, notes)
+    if keys.name == "every-step":
+        return EveryStep(way)
+    plan = _ADOPTING[keys.name](keys, way)
+    warm = round(keys.warm_epochs * steps_per_epoch)
+    return WarmStart(warm, plan) if warm else plan
+
+
+def build_sum(config: Config, comm: Communicator, notes: list[str]) -> Sum:
+    """Return how to sum over the workers."""
+    name = config.sync.reducer
+    if config.train.exact:
+        return SUMS["tree"]
+    if name == "auto":
+        return Auto(automatic(load_table(comm, table_path(os.environ)), notes.append))
+    # In a fast run, "tree" is a tree over the ranks; only an exact run adds over the tree of virtual workers.
+    return SUMS["binary-tree" if name == "tree" else name]
+
+
+def build_meetings(keys: SyncConfig) -> Meetings:
+    """Return when workers with models of their own meet."""
+    choices: dict[str, Callable[[], Meetings]] = {
+        "fixed": lambda: Every(keys.every),
+        "adaptive": lambda: Adaptive(keys.every),
+        "once": Once,
+    }
+    return choices[keys.schedule]()
+
+
+def build_outer(keys: SyncConfig) -> Outer:
+    """Return what becomes of the mean of the models; "auto" is each optimizer's own momentum."""
+    momentum = None if keys.outer_momentum == "auto" else float(keys.outer_momentum)
+    choices: dict[str, Callable[[], Outer]] = {
+        "average": lambda: AVERAGE,
+        "block-momentum": lambda: BlockMomentum(momentum, keys.outer_rate, keys.outer_nesterov),
+        "slow-momentum": lambda: slow_momentum(keys.outer_rate, 0.5 if momentum is None else momentum),
+        "sgd": lambda: OuterRule(_outer_sgd(keys, 0.9 if momentum is None else momentum)),
+        "adamw": lambda: OuterRule(AdamW(keys.outer_rate, decay=0.0)),
+    }
+    return choices[keys.outer]()
+
+
+def _outer_sgd(keys: SyncConfig, momentum: float) -> SGD:
+    return SGD(keys.outer_rate, momentum, nesterov=keys.outer_nesterov and momentum > 0)
+
+
+def _local_steps(keys: SyncConfig, way: Sum) -> AdoptingPlan:
+    return LocalSteps(keys.every if keys.schedule == "fixed" else build_meetings(keys), way, build_outer(keys))
+
+
+_ADOPTING: dict[str, Callable[[SyncConfig, Sum], AdoptingPlan]] = {"local-steps": _local_steps}
+"""Strategies whose workers have models of their own, by name."""

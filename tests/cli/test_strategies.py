@@ -1,0 +1,41 @@
+"""Every strategy from a config: the same bits on any number of ranks, stopped and resumed or not, and what the summary says of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.small import explained
+
+STRATEGIES = {
+    "one-shot": ["sync.name=local-steps", "sync.schedule=once"],
+    "adaptive": ["sync.name=local-steps", "sync.schedule=adaptive", "sync.every=3"],
+    "post-local": ["sync.name=local-steps", "sync.every=3", "sync.warm_epochs=0.5"],
+    "block momentum": ["sync.name=local-steps", "sync.every=3", "sync.outer=block-momentum"],
+    "slow momentum": ["sync.name=local-steps", "sync.every=3", "sync.outer=slow-momentum"],
+    "DiLoCo": ["sync.name=local-steps", "sync.every=3", "sync.outer=sgd", "sync.outer_rate=0.7"],
+}
+"""Changes to the small job, by strategy; an epoch has 4 steps, so runs stop in the middle of a period."""
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_other_ranks_and_a_resume_on_others_end_with_the_same_bits(job, name):
+    changes = [*STRATEGIES[name], "train.epochs=3"]
+    job.train(1, "whole", *changes).check()
+    job.train(3, "parts", *changes[:-1], "train.epochs=1").check()
+    job.train(2, "parts", *changes, options=("--resume",)).check()
+    whole, parts = job.summary("whole"), job.summary("parts")
+    assert whole["weights_sha256"] == parts["weights_sha256"]
+    assert whole["metrics"] == parts["metrics"]
+    assert whole["conits"] == parts["conits"]
+    assert sum(whole["conits"]["staleness"].values()) > 0
+
+
+WITHOUT_SENSE = {
+    "an outer optimizer over nothing": (["sync.name=local-steps", "sync.outer_rate=0.5"], ["sync.outer_rate", "average"]),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_SENSE)
+def test_a_combination_without_sense_is_refused_with_its_reason(job, name):
+    changes, parts = WITHOUT_SENSE[name]
+    explained(job.train(2, "run", *changes), *parts)
