@@ -69,6 +69,11 @@ class CachedDataset(ShardedDataset):
         """Bytes of the kept rows when all are there."""
         return sum(rows.nbytes for rows in self._kept.values())
 
+    def announce(self, start: int, stop: int) -> None:
+        """Tell the system that rows will be read soon, unless they are kept."""
+        if not self._here[start:stop].all():
+            super().announce(start, stop)
+
     def scatter(self, start: int, stop: int, lanes: Lanes, place: slice | np.ndarray) -> None:
         """Lay rows start to stop-1 each at its place, from memory where they are there, else from their files.
 

@@ -78,6 +78,15 @@ class Chunked:
             else:
                 self._read_band(band, first - band * size, last - band * size, landing, part, scratch)
 
+    def announce(self, start: int, count: int) -> None:
+        """Tell the system that the chunks of rows will be read soon: once for each stretch of the file without a gap."""
+        per_band = int(np.prod(self.table.grid[1:], dtype=np.int64))
+        first, last = start // self.chunk[0] * per_band, -(-(start + count) // self.chunk[0]) * per_band
+        offsets, ends = self.table.offsets[first:last], self.table.offsets[first:last] + self.table.sizes[first:last]
+        breaks = np.flatnonzero(offsets[1:] != ends[:-1]) + 1
+        for chunks in np.split(np.arange(len(offsets)), breaks):
+            self.plain.file.announce(int(offsets[chunks[0]]), int(ends[chunks[-1]] - offsets[chunks[0]]))
+
     def _read_band(self, band: int, first: int, last: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
         """Decode a band, or take the one that was kept, and lay some of its rows out."""
         size = self.chunk[0]

@@ -12,8 +12,8 @@ from types import TracebackType
 import numpy as np
 
 from hpcml.data.handles import Handles
-from hpcml.data.index import Field, Index
-from hpcml.data.roads import Landing
+from hpcml.data.index import Field, Index, Shard
+from hpcml.data.roads import Landing, within
 from hpcml.data.shards import find_shards, index_shards
 from hpcml.data.transforms import Pipeline
 from hpcml.errors import DataError, ShapeError
@@ -157,15 +157,24 @@ class ShardedDataset:
             ShardError: as `read` raises it.
         """
         self._handles.check_process()
-        begin, shard = start, self.shard_of(start)
-        while start < stop:
-            first, last = self._edges[shard], self._edges[shard + 1]
-            n = min(stop, last) - start
-            at = start - begin
-            part = slice(place.start + at, place.start + at + n) if isinstance(place, slice) else place[at : at + n]
+        for shard, row, first, last in self._parts(start, stop):
             for field, landing in lanes.parts:
-                self._handles.read(self.index.shards[shard], field, start - first, n, landing, part)
-            start, shard = start + n, shard + 1
+                self._handles.read(shard, field, row, last - first, landing, within(place, first, last))
+
+    def announce(self, start: int, stop: int) -> None:
+        """Tell the system that features of rows start to stop-1 will be read soon, so that the disk works on many reads at once."""
+        self._handles.check_process()
+        for shard, row, first, last in self._parts(start, stop):
+            for field in self.index.x.stored:
+                self._handles.announce(shard, field, row, last - first)
+
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[Shard, int, int, int]]:
+        """Yield (shard, its first row, first and last position among the rows) for each shard that has some of the rows."""
+        begin, number = start, self.shard_of(start)
+        while start < stop:
+            end = min(stop, self._edges[number + 1])
+            yield self.index.shards[number], start - self._edges[number], start - begin, end - begin
+            start, number = end, number + 1
 
     def pieces(self, start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
         """Cut rows start to stop-1 into pieces of nearly equal length, about `rows`, that share no file and no chunk of x."""

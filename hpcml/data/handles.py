@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -20,8 +21,8 @@ from hpcml.data.shards import find_dataset, open_file
 from hpcml.data.storage import CHUNKED, CONTIGUOUS, Stored, look, require_filters
 from hpcml.errors import ShardError
 
-OPEN_AT_ONCE = 64
-"""Files a process keeps open: far under the usual limit of 1024, and more than one window of blocks touches soon again."""
+OPEN_AT_ONCE = 160
+"""Files a process keeps open: far under the usual limit of 1024, and more than two windows of blocks touch, one read and one announced."""
 
 RECHECK_SECONDS = 1.0
 """How long an open file is trusted before its size and time are looked at again; a look costs a parallel file system about 1 ms."""
@@ -77,6 +78,11 @@ class Handles:
         except (OSError, RuntimeError, ValueError, OverflowError, MemoryError) as error:  # damaged metadata may name any number
             where = f"{shard.path}: field {field.name!r}, rows {start}:{start + count}"
             raise ShardError(f"{where} cannot be read; write or copy the shard again ({error})") from error
+
+    def announce(self, shard: Shard, field: Field, start: int, count: int) -> None:
+        """Tell the system that rows of a field (one data set) will be read soon; what is wrong with them, the read will say."""
+        with contextlib.suppress(ShardError, OSError, RuntimeError, ValueError, OverflowError, MemoryError):
+            self._road(shard, field).announce(start, count)
 
     def close(self) -> None:
         """Close every file as soon as no thread reads from it; the next read opens what it needs again."""

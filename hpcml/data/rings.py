@@ -73,6 +73,8 @@ class Ring:
         self._memory = Rows.empty(dataset, self._slots * self._most, real)
         self._lanes = Lanes([(dataset.index.x, self._memory.x), (dataset.index.y, self._memory.y), (dataset.weights, self._memory.weights)])
         self._piece = max(1, PIECE_BYTES // max(1, self._memory.x[:1].nbytes))
+        if sampler.shuffle == "none":
+            self._piece = max(1, min(self._piece, self._count))  # windows hold several batches: a failure should not cover them all
         self._flat = list(self._memory.x.reshape(len(self._memory.x), -1))
         self._is_real = np.dtype(dataset.index.x.dtype).kind == "f"
         self._ids = np.zeros(self._slots, np.uint64)
@@ -89,6 +91,7 @@ class Ring:
         self._next = self._sampler.positions(step, self.worker)[0] // self._sampler.window_rows
         self._failures: dict[int, ShardError] = {}
         self._suspects: set[int] = set()
+        self._upcoming: Window | None = None
         self.broken: dict[int, str] = {}
 
     def needs(self, step: int) -> bool:
@@ -113,7 +116,7 @@ class Ring:
             check: called before each piece; raises Stopped when nobody wants it any more.
         """
         k, self._next = self._next, self._next + 1
-        window = self._sampler.window(self._epoch, self.worker, k)
+        window = self._upcoming or self._prepare(k)
         steps, flat = self._places(k * self._sampler.window_rows, len(window.rows))
         self._memory.rows[flat] = window.rows
         self._add_ids(window.rows, steps, k * self._sampler.window_rows)
@@ -124,9 +127,12 @@ class Ring:
         failures: list[tuple[int, int, ShardError]] = []
         suspects: list[tuple[int, int]] = []
 
-        def read(piece: tuple[int, int, int]) -> None:
-            start, stop, at = piece
+        def read(piece: tuple[int, int, int] | None) -> None:
             check()
+            if piece is None:
+                self._upcoming = self._prepare(k + 1) if k + 1 < self._sampler.windows(self.worker) else None
+                return
+            start, stop, at = piece
             if self._dead and self._dataset.shard_of(start) in self._dead:
                 self._lost[place[at : at + stop - start]] = True
                 return
@@ -138,7 +144,7 @@ class Ring:
             if self._is_real and (self._finite is None or not self._finite[start:stop].all()):
                 self._look(start, stop, at, place, suspects)
 
-        each(read, self._pieces(window))
+        each(read, [None, *self._pieces(window)])
         in_file, window_rows = np.empty_like(steps), np.sort(window.rows)
         in_file[window.order] = steps
         for first, last in suspects:
@@ -150,6 +156,13 @@ class Ring:
                 continue
             for step in np.unique(in_file[first:last]).tolist():
                 self._failures.setdefault(step, error)
+
+    def _prepare(self, k: int) -> Window:
+        """Return a window, its rows announced: while one is read, the disk works on the next. Free where they are in memory."""
+        window = self._sampler.window(self._epoch, self.worker, k)
+        for start, stop in window.runs:
+            self._dataset.announce(start, stop)
+        return window
 
     def take(self, step: int) -> Filled:
         """Return the rows of a step whose windows were all read."""

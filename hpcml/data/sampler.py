@@ -22,6 +22,9 @@ from hpcml.arrays.seeds import stream
 from hpcml.arrays.spans import span
 from hpcml.errors import ConfigError
 
+UNMIXED_BATCHES = 8
+"""Batches that are read at once where nothing is mixed, if a window of blocks is no smaller."""
+
 Numbers = npt.NDArray[np.int64]
 """Row numbers, positions in a sequence of rows, or block numbers."""
 
@@ -79,8 +82,9 @@ class Sampler:
         self.block, self.window_rows = block, block * window
         self._refuse_misfits(window)
         if shuffle == "none":
-            # Nothing is mixed: windows of a batch keep the memory for reading in the processor's cache.
-            self.window_rows = max(block, -(-batch // workers))
+            # Nothing is mixed, so that a window is only what is read at once: a few batches, since each window costs about 0.3 ms.
+            share = -(-batch // workers)
+            self.window_rows = max(block, share, min(UNMIXED_BATCHES * share, self.window_rows))
         self.steps = -(-self.rows // batch)
         self._first_block = np.concatenate([[0], np.cumsum(-(-np.diff(self._edges) // block))]).astype(np.int64)
         self._starts = np.cumsum([0, *(self.total(worker) for worker in range(workers))])

@@ -104,6 +104,42 @@ def test_each_byte_of_a_shard_is_read_once_an_epoch(tmp_path, layout):
             assert data.bytes_read == data.index.shards[0].stored("x").nbytes
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "chunks across rows", "lz4", "lzf"])
+@pytest.mark.parametrize("here", [True, False])
+def test_the_next_rows_are_announced_where_they_are_not_in_memory(tmp_path, monkeypatch, layout, here):
+    write(tmp_path / "a.h5", **LAYOUTS[layout][1])
+    told, whole = [], []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, offset, nbytes, advice: told.append((offset, offset + nbytes)))
+    real = os.preadv
+
+    def preadv(fd, buffers, offset, flags=0):
+        if flags and not here:
+            raise BlockingIOError
+        return 1 if flags else real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    with open_shards(tmp_path / "a.h5", target=None) as data:
+        stored = data.index.shards[0].stored("x")
+        seen = [part.rows for parts in Loader(data, Sampler([ROWS], 12, 2, 7, block=8, window=2), [0, 1]).batches(0) for part in parts]
+        assert sorted(np.concatenate(seen).tolist()) == list(range(ROWS))
+        data.announce(0, ROWS)
+        whole = told[-1:]
+        if here or stored.road == "library":
+            assert not told
+        else:
+            assert sum(stop - start for start, stop in whole) == stored.nbytes
+            assert all(whole[0][0] <= start < stop <= whole[0][1] for start, stop in told)
+
+
+def test_an_announcement_of_rows_that_cannot_be_read_leaves_the_error_to_the_read(tmp_path):
+    write(tmp_path / "a.h5")
+    with open_shards(tmp_path / "a.h5", target=None) as data:
+        (tmp_path / "a.h5").unlink()
+        data.announce(0, ROWS)
+        with pytest.raises(ShardError, match="cannot be found"):
+            read(data, 0, 1)
+
+
 def test_long_rows_land_straight_in_their_places(tmp_path):
     values = np.random.default_rng(0).random((64, 2000)).astype("<f4")
     with h5py.File(tmp_path / "a.h5", "w") as file:
