@@ -71,8 +71,8 @@ class CachedDataset(ShardedDataset):
 
     def announce(self, start: int, stop: int) -> None:
         """Tell the system that rows will be read soon, unless they are kept."""
-        if not self._here[start:stop].all():
-            super().announce(start, stop)
+        for first, last in self._absent(start, stop):
+            super().announce(first, last)
 
     def scatter(self, start: int, stop: int, lanes: Lanes, place: slice | np.ndarray) -> None:
         """Lay rows start to stop-1 each at its place, from memory where they are there, else from their files.
