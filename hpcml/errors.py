@@ -3,6 +3,7 @@
     HpcmlError
     |-- ConfigError          ValueError       a configuration that cannot be run
     |-- DataError            ValueError       rows that cannot be used: not finite, out of range
+    |   |-- TargetError                       a target that the loss cannot use
     |   `-- ShardError       OSError          a shard file that cannot be read as the layout in data/shards.py
     |-- ShapeError           ValueError       layers or arrays that do not fit together
     |-- NumericsError        ArithmeticError  a loss or gradient that is not finite
@@ -33,6 +34,15 @@ class ConfigError(HpcmlError, ValueError):
 
 class DataError(HpcmlError, ValueError):
     """Rows that cannot be used."""
+
+
+class TargetError(DataError):
+    """A target that the loss cannot use; ``row`` is its place in the batch."""
+
+    def __init__(self, text: str, *, row: int) -> None:
+        """Keep the text and the row."""
+        super().__init__(text)
+        self.row = row
 
 
 class ShardError(DataError, OSError):

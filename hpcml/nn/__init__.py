@@ -21,7 +21,17 @@ from hpcml.nn.layers import (
     Tanh,
     Tied,
 )
-from hpcml.nn.losses import LOSSES, Loss, softmax_cross_entropy, squared_error
+from hpcml.nn.losses import (
+    LOSSES,
+    Loss,
+    binary_cross_entropy,
+    contrastive,
+    cross_entropy,
+    hinge,
+    huber,
+    softmax_cross_entropy,
+    squared_error,
+)
 from hpcml.nn.model import Model
 from hpcml.nn.workspace import Workspace
 from hpcml.nn.zoo import linear, mlp
@@ -50,6 +60,11 @@ __all__ = [
     "Tanh",
     "Tied",
     "Workspace",
+    "binary_cross_entropy",
+    "contrastive",
+    "cross_entropy",
+    "hinge",
+    "huber",
     "linear",
     "mlp",
     "softmax_cross_entropy",

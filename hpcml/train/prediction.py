@@ -21,7 +21,7 @@ from hpcml.train.evaluation import BLOCK, Reader, blocks
 def predict_to_file(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator, path: Path) -> list[str]:
     """Write `prediction` (N, k) and, for classes, `class` (N,) int64, and return the names written.
 
-    Under a loss over classes, prediction holds the classes' probabilities; else the model's outputs.
+    Under a cross-entropy, prediction holds the classes' probabilities; else the model's outputs.
 
     Args:
         model: equal on all ranks.
@@ -35,7 +35,7 @@ def predict_to_file(model: Model, loss: Loss, data: ShardedDataset, comm: Commun
     """
     reader, kind = Reader(data, model), model.arena.dtype
     model.context.evaluate()
-    fields = {"prediction": (model.outputs, kind)} | ({"class": ((), np.int64)} if loss.integer_target else {})
+    fields = {"prediction": (model.outputs, kind)} | _class_field(loss, model.outputs)
     mine = aligned((BLOCK, *model.outputs), kind)
     came = aligned((BLOCK, *model.outputs), kind)
     with ExitStack() as stack:
@@ -49,7 +49,7 @@ def predict_to_file(model: Model, loss: Loss, data: ShardedDataset, comm: Commun
             with comm.together():
                 if comm.rank < len(dealt):
                     x, *_ = reader.read(*dealt[comm.rank])
-                    mine[: len(x)] = _shape(to_host(model.forward(x)), loss)
+                    mine[: len(x)] = to_host(model.forward(x))
             _collect(comm, dealt, mine, came, writer, loss)
         with comm.together():
             stack.close()  # here the file gets its name
@@ -68,12 +68,8 @@ def _collect(
                 comm.exchange(None, None, came, source)
             rows = (came if source else mine)[: stop - start]
             if writer is not None:
-                writer.write(start, {"prediction": rows} | ({"class": rows.argmax(axis=1)} if loss.integer_target else {}))
+                writer.write(start, {"prediction": loss.link(rows)} | ({"class": loss.decide(rows)} if loss.decide else {}))
 
 
-def _shape(outputs: np.ndarray, loss: Loss) -> np.ndarray:
-    """Return probabilities where outputs are the logarithms of odds between classes, else the outputs."""
-    if not loss.integer_target:
-        return outputs
-    raised = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    return raised / raised.sum(axis=1, keepdims=True)
+def _class_field(loss: Loss, outputs: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], type]]:
+    return {"class": (loss.decide(np.empty((0, *outputs))).shape[1:], np.int64)} if loss.decide else {}

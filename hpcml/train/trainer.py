@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Array, choose_device, span, to_host
+from hpcml.arrays import Array, choose_device, span
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.data import Batch, Loader, Sampler, ShardedDataset
-from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError
+from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError, TargetError
 from hpcml.nn import Loss, Model, Tail, Workspace
 from hpcml.optim import Rule
 from hpcml.sync import Nodes, Plan
@@ -224,19 +224,14 @@ class Trainer:
         hits = 0.0 if self.loss.hits is None else float(self.loss.hits(prediction, batch.y))
         try:
             value, slope = self.loss(prediction, batch.y, self.work, batch.weights)
-        except DataError as error:
-            raise DataError(f"{self.where()}, worker {batch.worker}: {error}{self._name_bad_targets(batch)}") from None
+        except TargetError as error:
+            path, row = self.data.locate(int(batch.rows[error.row]))
+            raise DataError(f"{self.where()}, worker {batch.worker}: {error} (first at {path} row {row})") from None
         if not math.isfinite(value):
             raise NumericsError(self._name_bad_rows(batch, float(value)))
         self._tail[Tail.ROWS], self._tail[Tail.WEIGHT] = len(batch.rows), weight
         self._tail[Tail.LOSS], self._tail[Tail.HITS] = float(value), hits
         return slope
-
-    def _name_bad_targets(self, batch: Batch) -> str:
-        """Return where the first target lies that is no class of the model."""
-        classes = self.model.outputs[0]
-        bad = [k for k, y in enumerate(to_host(batch.y).tolist()) if not 0 <= y < classes] if batch.y.ndim == 1 else []
-        return " (first at {} row {})".format(*self.data.locate(int(batch.rows[bad[0]]))) if bad else ""
 
     def _name_bad_rows(self, batch: Batch, value: float) -> str:
         """Return a message that names step, worker and the rows whose own loss is not finite."""
@@ -288,7 +283,7 @@ def identify(trainer: Trainer, sync: Plan, sampling: dict[str, Any]) -> dict[str
     """Return in plain words everything that decides the bits of a run; a resumed run must have the same."""
     return {
         "parameter layout": f"{trainer.model.arena.fingerprint()} of {trainer.model.describe()}",
-        "loss": trainer.loss.name,
+        "loss": f"{trainer.loss.name}({trainer.loss.options})" if trainer.loss.options else trainer.loss.name,
         "optimizer": repr(trainer.optimizer),
         "synchroniser": repr(sync),
         "training data": trainer.data.index.fingerprint(),

@@ -4,27 +4,57 @@ import math
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax
 
 from hpcml.arrays import to_host
 from hpcml.errors import DataError, ShapeError
-from hpcml.nn import LOSSES, Workspace, softmax_cross_entropy, squared_error
+from hpcml.nn import (
+    LOSSES as NAMED,
+)
+from hpcml.nn import (
+    Workspace,
+    binary_cross_entropy,
+    contrastive,
+    cross_entropy,
+    hinge,
+    huber,
+    softmax_cross_entropy,
+    squared_error,
+)
 from tests.nn.gradients import assert_slopes_equal, central_differences
+from tests.nn.torching import close, torch
+
+LOSSES = NAMED | {
+    "smoothed cross-entropy": cross_entropy(label_smoothing=0.1),
+    "cross-entropy of unequal classes": cross_entropy(class_weights=[1, 2, 0.5, 3]),
+    "both": cross_entropy(label_smoothing=0.2, class_weights=[1, 2, 0.5, 3]),
+    "binary cross-entropy with all options": binary_cross_entropy(0.2, (0.5, 3)),
+    "huber of a small delta": huber(0.3),
+    "hinge of a large margin": hinge(2.5),
+    "contrastive of a large margin": contrastive(6),
+}
 
 
 def case(name, xp, rows=6, outputs=4):
     """A prediction and a fitting target."""
     random = np.random.default_rng([3, rows, outputs])
     prediction = random.standard_normal((rows, outputs)) * 3
-    target = random.integers(0, outputs, rows) if LOSSES[name].integer_target else random.standard_normal((rows, outputs))
+    kind = LOSSES[name].name
+    if kind == "contrastive":
+        target = random.integers(0, 2, rows)
+    elif kind == "binary-cross-entropy":
+        target = random.random((rows, outputs))
+    else:
+        target = random.integers(0, outputs, rows) if LOSSES[name].integer_target else random.standard_normal((rows, outputs))
     return xp.asarray(prediction), xp.asarray(target)
 
 
 each_loss = pytest.mark.parametrize("name", LOSSES)
 
 
-@each_loss
-@pytest.mark.parametrize("outputs", [1, 4])
+@pytest.mark.parametrize(
+    ("name", "outputs"), [(name, 4) for name in LOSSES] + [(name, 1) for name in NAMED if name != "contrastive"] + [("contrastive", 2)]
+)
 def test_the_slope_is_that_of_finite_differences(name, outputs, xp):
     prediction, target = case(name, xp, outputs=outputs)
     expected = central_differences(lambda: LOSSES[name](prediction.copy(), target)[0], prediction)
@@ -76,6 +106,112 @@ def test_a_number_that_is_not_finite_shows_in_the_value(name, bad):
     with np.errstate(all="ignore"):
         value, _ = LOSSES[name](prediction, target)
     assert not math.isfinite(value)
+
+
+@each_loss
+def test_a_rows_weight_multiplies_its_loss_and_its_slope(name, xp):
+    prediction, target = case(name, xp)
+    weights = xp.asarray(np.array([0, 1, 2, 0.5, 1, 3]))
+    value, slope = LOSSES[name](prediction.copy(), target, None, weights)
+    rows = [LOSSES[name](prediction[k : k + 1].copy(), target[k : k + 1]) for k in range(6)]
+    np.testing.assert_allclose(float(value), sum(float(w) * float(v) for w, (v, _) in zip(weights, rows, strict=True)), rtol=1e-13)
+    expected = np.concatenate([float(w) * to_host(s) for w, (_, s) in zip(weights, rows, strict=True)])
+    np.testing.assert_allclose(to_host(slope), expected, rtol=1e-12, atol=1e-15)
+
+
+def pytorchs(name):
+    """The same loss in PyTorch, summed: (prediction, target) -> ()."""
+    library = torch()
+    functional, unequal = library.nn.functional, library.tensor([1, 2, 0.5, 3], dtype=library.float64)
+
+    def pairs(prediction, target, margin):
+        distance = library.pairwise_distance(*prediction.reshape(-1, 2, 2).unbind(1), eps=0)
+        return ((target * distance**2 + (1 - target) * library.relu(margin - distance) ** 2) / 2).sum()
+
+    def binary(prediction, target):
+        smooth = 0.8 * target + 0.1
+        raw = functional.binary_cross_entropy_with_logits(prediction, smooth, pos_weight=library.tensor([6.0]), reduction="sum")
+        return raw / 2
+
+    def entropy(**keys):
+        return lambda p, t: functional.cross_entropy(p, t, reduction="sum", **keys)
+
+    return {
+        "softmax-cross-entropy": entropy(),
+        "smoothed cross-entropy": entropy(label_smoothing=0.1),
+        "cross-entropy of unequal classes": entropy(weight=unequal),
+        "both": entropy(weight=unequal, label_smoothing=0.2),
+        "binary-cross-entropy": lambda p, t: functional.binary_cross_entropy_with_logits(p, t, reduction="sum"),
+        "binary cross-entropy with all options": binary,
+        "squared-error": lambda p, t: functional.mse_loss(p, t, reduction="sum") / 2,
+        "huber": lambda p, t: functional.huber_loss(p, t, reduction="sum"),
+        "huber of a small delta": lambda p, t: functional.huber_loss(p, t, reduction="sum", delta=0.3),
+        "hinge": lambda p, t: functional.multi_margin_loss(p, t, reduction="sum"),
+        "hinge of a large margin": lambda p, t: functional.multi_margin_loss(p, t, reduction="sum", margin=2.5),
+        "contrastive": lambda p, t: pairs(p, t, 1),
+        "contrastive of a large margin": lambda p, t: pairs(p, t, 6),
+    }[name]
+
+
+@each_loss
+@pytest.mark.parametrize("rows", [1, 7])
+def test_value_and_slope_are_pytorchs(name, rows):
+    prediction, target = case(name, np, rows)
+    tensor = torch().tensor(prediction.copy(), requires_grad=True)
+    expected = pytorchs(name)(tensor, torch().tensor(target))
+    expected.backward()
+    value, slope = LOSSES[name](prediction, target)
+    close(value, expected)
+    close(slope, tensor.grad)
+
+
+def test_the_hinge_of_one_output_is_that_of_two_classes():
+    prediction, target = np.array([[0.5], [2.0], [-0.3], [-4.0]]), np.array([1, 1, 0, 0])
+    value, slope = hinge()(prediction.copy(), target)
+    assert float(value) == pytest.approx(0.5 + 0 + 0.7 + 0)
+    np.testing.assert_array_equal(slope, [[-1], [0], [1], [0]])
+    assert int(hinge().hits(prediction, np.array([1, 0, 1, 0]))) == 2
+
+
+def test_equal_points_of_an_unlike_pair_cost_the_margin_and_have_no_direction():
+    value, slope = contrastive(2)(np.ones((1, 2, 3)), np.array([0]))
+    assert float(value) == 2
+    assert (slope == 0).all()
+
+
+def test_binary_cross_entropy_stays_finite_for_large_predictions():
+    value, slope = binary_cross_entropy()(np.array([[1000.0], [-1000.0]], np.float32), np.array([0, 1], np.float32))
+    assert float(value) == 2000
+    np.testing.assert_array_equal(slope, [[1], [-1]])
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.5, np.nan])
+def test_a_probability_outside_0_and_1_is_refused_with_its_row(wrong):
+    with pytest.raises(DataError, match=r"is not between 0 and 1; mend the data") as caught:
+        binary_cross_entropy()(np.zeros((3, 1)), np.array([0, wrong, 1]))
+    assert caught.value.row == 1
+
+
+def test_outputs_mean_probabilities_and_classes():
+    outputs = np.array([[1.0, 3.0], [2.0, -1.0]])
+    np.testing.assert_allclose(softmax_cross_entropy.link(outputs), np.exp(log_softmax(outputs, axis=1)))
+    np.testing.assert_array_equal(softmax_cross_entropy.decide(outputs), [1, 0])
+    np.testing.assert_allclose(binary_cross_entropy().link(outputs), expit(outputs))
+    np.testing.assert_array_equal(binary_cross_entropy().decide(outputs), [[1, 1], [1, 0]])
+    np.testing.assert_array_equal(binary_cross_entropy().decide(outputs[:, 1:]), [1, 0])
+    np.testing.assert_array_equal(hinge().decide(outputs[:, 1:]), [1, 0])
+    np.testing.assert_array_equal(squared_error.link(outputs), outputs)
+    assert squared_error.decide is None
+
+
+def test_pairs_need_an_even_count_of_numbers():
+    with pytest.raises(ShapeError, match="two vectors a row"):
+        contrastive()(np.zeros((2, 3)), np.zeros(2, int))
+
+
+def test_class_weights_are_one_for_each_class():
+    with pytest.raises(ShapeError, match=r"train\.class_weights has 2 numbers, the model 3 outputs"):
+        cross_entropy(class_weights=[1, 2])(np.zeros((2, 3)), np.zeros(2, int))
 
 
 def test_cross_entropy_is_minus_the_log_of_scipys_softmax(xp):

@@ -20,12 +20,12 @@ def test_an_mlp_is_numpys_formula(xp):
     np.testing.assert_allclose(to_host(model.forward(xp.asarray(x))), np.maximum(x @ w1 + b1, 0) @ w2 + b2, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "contrastive"])
 @pytest.mark.parametrize("sizes", [[4, 3], [4, 6, 3], [(2, 2), 5, 4, 3]])
 def test_the_gradient_of_model_and_loss_is_that_of_finite_differences(name, sizes):
     model, loss, random = mlp(sizes, seed=8, dtype=np.float64), LOSSES[name], np.random.default_rng(9)
     x = random.standard_normal((5, *model.shape))
-    y = random.integers(0, 3, 5) if loss.integer_target else random.standard_normal((5, 3))
+    y = random.integers(0, 3, 5) if loss.integer_target else random.random((5, 3))
     expected = central_differences(lambda: loss(model.forward(x), y)[0], model.arena.data)
     _, slope = loss(model.forward(x), y)
     model.backward(slope)

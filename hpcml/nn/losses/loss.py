@@ -1,0 +1,70 @@
+"""What a loss is: a sum over rows with its slope.
+
+Letters: B rows, k outputs. A loss maps a prediction (B, k) and a target (B,) or (B, k) to the sum of the rows' losses, shape (),
+and the slope (B, k) of that sum, for which it overwrites the prediction. The mean is taken later, over all workers at once.
+A row's weight multiplies its loss and its slope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpcml.arrays import Array
+from hpcml.nn.workspace import Workspace
+
+Evaluate = Callable[[Array, Array, Workspace, Array | None], tuple[Array, Array]]
+"""(prediction, target, memory, weights) -> (sum of the rows' losses, slope); the slope overwrites the prediction."""
+
+
+def as_it_is(outputs: np.ndarray) -> np.ndarray:
+    """Return the outputs."""
+    return outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss by name: its value and slope, how many rows it counts as hits, and what a model's outputs mean under it."""
+
+    name: str
+    evaluate: Evaluate
+    hits: Callable[[Array, Array], Array] | None
+    """(prediction, target) -> number of rows predicted right; None where that means nothing."""
+    integer_target: bool
+    options: str = ""
+    """What besides the name decides the values, such as "label_smoothing=0.1"; a resumed run must have the same."""
+    link: Callable[[np.ndarray], np.ndarray] = as_it_is
+    """Outputs (B, k) -> what they mean to a reader, (B, k): probabilities where the loss has them."""
+    decide: Callable[[np.ndarray], np.ndarray] | None = None
+    """Outputs (B, k) -> the classes (B,) that they stand for; None where there are none."""
+
+    def __call__(
+        self, prediction: Array, target: Array, work: Workspace | None = None, weights: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Return (sum of the rows' losses, slope), times the rows' weights (B,) if any; the slope overwrites the prediction."""
+        return self.evaluate(prediction, target, work or Workspace(), weights)
+
+
+def told(**options: object) -> str:
+    """Return the options that are not None as text.
+
+    >>> told(label_smoothing=0.1, class_weights=None)
+    'label_smoothing=0.1'
+    """
+    return ", ".join(f"{name}={value!r}" for name, value in options.items() if value is not None)
+
+
+def weigh(losses: Array, slope: Array, weights: Array | None) -> Array:
+    """Return the sum of the rows' losses, shape (), and overwrite losses and slope with what they are times the rows' weights.
+
+    Args:
+        losses: (B, ...) of each row, or of each output.
+        slope: (B, ...).
+        weights: (B,) or None.
+    """
+    if weights is not None:
+        losses *= weights.reshape(-1, *(1,) * (losses.ndim - 1))
+        slope *= weights.reshape(-1, *(1,) * (slope.ndim - 1))
+    return losses.sum()
