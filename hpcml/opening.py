@@ -12,6 +12,7 @@ from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.config import Config, DataConfig
 from hpcml.data import Index, ShardedDataset, find_shards, index_shards
 from hpcml.data.cache import CachedDataset, kept_bytes
+from hpcml.data.checksums import with_checksums
 from hpcml.data.staging import stage, staged
 from hpcml.errors import DataError
 
@@ -26,7 +27,7 @@ def open_data(
         features: the field or fields that become x.
         target: the field that becomes y, or None.
         comm: all ranks.
-        keys: weights, cf, fill and stage; left out, none.
+        keys: weights, cf, fill, checksums and stage; left out, none.
 
     Raises:
         ShardError: on every rank, for whatever rank 0 refuses.
@@ -38,6 +39,8 @@ def open_data(
             if keys is not None:
                 options = {"weights": keys.weights or None, "cf": keys.cf, "fill": None if keys.fill == "" else float(keys.fill)}
             index = index_shards(find_shards(pattern), features, target, **options)
+            if keys is not None and keys.checksums != "off":
+                index = with_checksums(index, required=keys.checksums == "require")
     index = Index.from_json(comm.broadcast_bytes(index.to_json() if index else b""))
     if keys is not None and keys.stage:
         stage_together(index, keys.stage, comm)

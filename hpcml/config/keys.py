@@ -35,6 +35,7 @@ class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     - block: rows that stay together (0: chosen by the bytes of a row and the chunks); window: blocks mixed in memory.
     - memory: bytes that each virtual worker may hold, such as "2GB"; the window is made smaller to fit.
     - cache: decoded rows are kept after the first epoch, in each rank's "memory", or once for all ranks of a "node".
+    - checksums: rows are held against the manifest beside their shard, where there is one ("auto"), or must be ("require").
     - stage: a folder on the node's own disk, such as "$TMPDIR", to which the shards are copied first.
     - transforms: what happens to the rows, step by step, in [[data.transforms]].
     - threads: how many read and decode on each rank.
@@ -53,6 +54,7 @@ class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     window: int = 64
     memory: str = ""
     cache: Literal["none", "memory", "node"] = "none"
+    checksums: Literal["auto", "off", "require"] = "auto"
     stage: str = ""
     threads: int = 2
     on_corrupt: Literal["stop", "quarantine"] = "stop"

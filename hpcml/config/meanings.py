@@ -19,6 +19,7 @@ MEANINGS = {
     "data.window": "blocks that are held in memory and mixed",
     "data.memory": 'bytes that each virtual worker may hold, such as `"2GB"`: the window is made smaller to fit',
     "data.cache": "`memory`: each rank keeps the rows it has decoded; `node`: the ranks of a node keep them together, each once",
+    "data.checksums": "`auto`: rows are held against `manifest.json` where one lies beside their shard; `require`: one must; `off`",
     "data.stage": 'a folder on the node\'s own disk, such as `"$TMPDIR"`, to which shards are copied first',
     "data.threads": "threads that read and decode on each rank",
     "data.on_corrupt": "`stop`; `quarantine`: go on without rows, and then shards, that cannot be read",

@@ -177,20 +177,21 @@ class ShardedDataset:
             start, number = end, number + 1
 
     def pieces(self, start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
-        """Cut rows start to stop-1 into pieces of nearly equal length, about `rows`, that share no file and no chunk of x."""
+        """Cut rows start to stop-1 into pieces of nearly equal length, about `rows`, that share no file, no chunk of x and no checksum."""
         while start < stop:
             shard = self.shard_of(start)
             first, last = self._edges[shard], min(stop, self._edges[shard + 1])
-            grain, length = self.chunk_rows(shard), -(-(last - start) // -(-(last - start) // rows))
+            grain, length = self.grain(shard), -(-(last - start) // -(-(last - start) // rows))
             while start < last:
                 end = min(last, first + -(-(start - first + length) // grain) * grain)
                 yield start, end
                 start = end
 
-    def chunk_rows(self, shard: int) -> int:
-        """Return the rows of a shard that are decoded together, over all fields of x; 1 where rows are read one by one."""
+    def grain(self, shard: int) -> int:
+        """Return the rows of a shard that are decoded or checked together, over all fields of x; 1 where rows are read one by one."""
         fields = dict(self.index.shards[shard].fields)
-        return max(fields[part.name].chunk_rows if part.name in fields else 1 for part in self.index.x.stored)
+        known = [fields[part.name] for part in self.index.x.stored if part.name in fields]
+        return max((max(stored.chunk_rows, stored.block) for stored in known), default=1)
 
     def end_epoch(self) -> None:
         """Be told by every rank, between two epochs, that all rows of one were read; kept rows are shared here, and files need nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import resource
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcml.data.checksums import Checked
 from hpcml.data.chunks import Bands, Chunked, ChunkTable
 from hpcml.data.index import Field, Shard
 from hpcml.data.roads import Contiguous, Landing, Library, OpenFile, Scratch
@@ -27,7 +29,7 @@ OPEN_AT_ONCE = 160
 RECHECK_SECONDS = 1.0
 """How long an open file is trusted before its size and time are looked at again; a look costs a parallel file system about 1 ms."""
 
-Road = Contiguous | Chunked | Library
+Road = Contiguous | Chunked | Library | Checked
 
 
 class Handles:
@@ -42,6 +44,7 @@ class Handles:
         self._bands, self._free = Bands(), list[Scratch]()
         self._pid = os.getpid()
         self._trusted: set[Any] = set()
+        self._passed: dict[tuple[str, str], np.ndarray] = {}
         self._renew()
         self.bytes_read = 0
 
@@ -133,8 +136,19 @@ class Handles:
         raise _cannot_open(shard.path, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
 
     def _make(self, held: _Shard, shard: Shard, field: Field) -> Road:
-        """Make the road to a field; HDF5 opens the file only where the road needs it."""
+        """Make the road to a field, checked where a manifest knows its rows."""
         stored = dict(shard.fields).get(field.name) or look(Path(shard.path), held.dataset(shard.path, field.name))
+        road = self._plain(held, shard, field, stored)
+        if not stored.hashes:
+            return road
+        numbers = dataclasses.replace(stored, scale=1.0, shift=0.0, fill=None)
+        bare = road if stored.is_plain else self._plain(held, shard, field, numbers)
+        blocks = -(-shard.rows // stored.block)
+        passed = self._passed.setdefault((shard.path, field.name), np.zeros(blocks, np.bool_))
+        return Checked(road, bare, stored, field.name, field.shape, shard.rows, passed)
+
+    def _plain(self, held: _Shard, shard: Shard, field: Field, stored: Stored) -> Contiguous | Chunked | Library:
+        """Make a road; HDF5 opens the file only where the road needs it."""
         if stored.road not in (CONTIGUOUS, CHUNKED):
             dataset = held.dataset(shard.path, field.name)
             require_filters(Path(shard.path), dataset)

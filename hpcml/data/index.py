@@ -60,6 +60,8 @@ class Shard:
     size: int
     mtime_ns: int
     fields: tuple[tuple[str, Stored], ...] = ()
+    sha256: str = ""
+    """What a manifest says; empty where there is none."""
 
     @property
     def sources(self) -> tuple[Source, ...]:

@@ -21,8 +21,9 @@ NAME = "manifest.json"
 """The manifest's name, in the folder of its shards."""
 
 VERSION = 1
-BLOCK_BYTES = 1 << 20
-"""A hash is kept for about this many bytes of rows, so that a change can be named by its rows."""
+BLOCK_BYTES = 1 << 19
+"""A hash is kept for up to this many bytes of rows, so that a change can be named by its rows, and rows are checked as they are read.
+Blocks of large sets that are read together are longer (`sizing.choose_block`) and hold whole ones of these."""
 
 LEAST_BLOCKS = 16
 """A small file is cut into this many blocks at least, unless its chunks are larger."""
@@ -53,9 +54,11 @@ def describe_file(path: Path, along: str | None = None, common: Collection[str] 
 
 
 def block_of(contents: Contents) -> int:
-    """Return the rows of a block of a shard."""
-    small = -(-contents.rows // LEAST_BLOCKS)
-    return max(1, contents.chunk, min(contents.block(BLOCK_BYTES), small))
+    """Return the rows of a block of a shard: a power of two times its chunk, so that blocks of rows read together hold whole ones."""
+    block = max(1, contents.chunk)
+    while 2 * block * contents.row_bytes <= BLOCK_BYTES and 2 * block * LEAST_BLOCKS <= contents.rows:
+        block *= 2
+    return block
 
 
 def row_blocks(contents: Contents) -> list[tuple[int, int]]:
@@ -94,18 +97,34 @@ def load_manifest(path: Path) -> dict[str, Any]:
     Raises:
         DataError: if it cannot be read, or is no manifest of this version.
     """
+    found = find_manifest(path)
+    if found is None:
+        what = "is not a manifest of hpcml" if path.exists() else "cannot be read (no such file)"
+        raise DataError(f"{path}: {what}; remove it, or write it again with `hpcml data verify --write`")
+    return found
+
+
+def find_manifest(path: Path) -> dict[str, Any] | None:
+    """Return a manifest, or None where there is no such file, or one that other programs made for themselves.
+
+    Raises:
+        DataError: if it cannot be read, or is of another version.
+    """
     try:
         plain = json.loads(path.read_bytes())
-        version, files = plain["hpcml_manifest"], plain["files"]
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: is not a manifest of hpcml; remove it, or write it again with `hpcml data verify --write`") from error
-    if version != VERSION or not isinstance(files, dict):
-        raise DataError(
-            f"{path}: is a manifest of version {version!r}, expected {VERSION}; write it again with `hpcml data verify --write`"
-        )
-    return dict(plain)
+    except ValueError as error:
+        raise DataError(f"{path}: is damaged ({error}); remove it, or write it again with `hpcml data verify --write`") from error
+    if not isinstance(plain, dict) or "hpcml_manifest" not in plain:
+        return None
+    version = plain["hpcml_manifest"]
+    if version != VERSION or not isinstance(plain.get("files"), dict):
+        text = f"is a manifest of version {version!r}, expected {VERSION}, with a table of files"
+        raise DataError(f"{path}: {text}; write it again with `hpcml data verify --write`")
+    return plain
 
 
 def write_json(path: Path, plain: Any) -> None:

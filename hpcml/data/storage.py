@@ -50,6 +50,8 @@ class Stored:
         shift: ... plus this is the value (the CF convention), where asked for.
         fill: the number in the file that stands for "no value", or None.
         instead: what such a number becomes; None is NaN, which is refused with its row.
+        block: rows of which a manifest has one checksum; 0 where there is none.
+        hashes: these checksums, 16 hexadecimal digits each, one after the other.
     """
 
     road: str
@@ -64,6 +66,8 @@ class Stored:
     shift: float = 0.0
     fill: float | None = None
     instead: float | None = None
+    block: int = 0
+    hashes: str = ""
 
     @property
     def chunk_rows(self) -> int:

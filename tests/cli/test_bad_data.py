@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import h5py
 import numpy as np
 import pytest
@@ -95,3 +97,26 @@ def test_a_shard_that_breaks_while_the_run_goes_on_is_named(job):
     raw[offset : offset + size] = b"\xff" * size
     job.shard(1).write_bytes(raw)
     explained(job.train(3), "train-1.h5")
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_flipped_bit_in_plain_data_is_found_where_a_manifest_knows_the_rows(job, ranks):
+    """The number stays finite, so that nothing but a checksum can tell."""
+    job.hpcml(2, "data", "verify", "train-*.h5", "--write").check()
+    with h5py.File(job.shard(1)) as file:
+        address = file["x"].id.get_offset()
+    times, raw = job.shard(1).stat(), bytearray(job.shard(1).read_bytes())
+    raw[address + 5 * 16] ^= 1
+    job.shard(1).write_bytes(raw)
+    os.utime(job.shard(1), ns=(times.st_atime_ns, times.st_mtime_ns))
+    explained(
+        job.train(ranks), "epoch 0, step", "train-1.h5: field 'x', rows", f"at address {address + 5 * 16} are not those of manifest.json"
+    )
+    job.train(ranks, "off", "data.checksums=off").check()
+    result = job.train(ranks, "rest", "data.on_corrupt=quarantine").check()
+    assert "from now on without" in result.stdout
+    assert "not those of manifest.json" in result.stdout
+
+
+def test_checksums_that_must_be_there_and_are_not_end_the_start(job):
+    explained(job.train(2, "run", "data.checksums=require"), "train-0.h5: has no checksums", "hpcml data verify --write")

@@ -1,0 +1,133 @@
+"""Checksums of a manifest, held against the rows as they are read: a bit that flipped in plain data is found before its rows are used.
+
+Letters: U rows of a block, as the manifest cuts a file. A block is read whole and looked at when the first of its rows is wanted,
+once in a run: a file that changes later is refused by its size and time. Cost: one pass of hashing in the first epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from hpcml.data.chunks import Chunked
+from hpcml.data.index import Index, Shard
+from hpcml.data.manifest import NAME, find_manifest
+from hpcml.data.roads import Landing, Scratch, deliver, within
+from hpcml.data.rowsum import row_hashes
+from hpcml.data.storage import CONTIGUOUS, Stored
+from hpcml.errors import ShardError
+
+DIGITS = 16
+"""Hexadecimal digits of one hash."""
+
+REMEDY = "`hpcml data verify` says what differs, and with --write makes the manifest anew"
+
+
+def with_checksums(index: Index, required: bool = False) -> Index:
+    """Return the index with the checksums that the manifests beside its shards have.
+
+    Args:
+        index: what `index_shards` found.
+        required: refuse shards that have none.
+
+    Raises:
+        DataError: for a manifest that is damaged.
+        ShardError: for a shard that is not the one of its manifest, or has no checksums and must have them.
+    """
+    manifests = {folder: find_manifest(folder / NAME) for folder in {Path(shard.path).parent for shard in index.shards}}
+    shards = []
+    for shard in index.shards:
+        path = Path(shard.path)
+        entry = ((manifests[path.parent] or {}).get("files") or {}).get(path.name)
+        if entry is None and required:
+            text = "its manifest does not list it" if manifests[path.parent] else f"there is no {NAME} beside it"
+            raise ShardError(
+                f'{path}: has no checksums, {text}; `hpcml data verify --write` makes them, data.checksums = "auto" goes without'
+            )
+        shards.append(shard if entry is None else _with(shard, entry, required))
+    return dataclasses.replace(index, shards=tuple(shards))
+
+
+def _with(shard: Shard, entry: dict[str, Any], required: bool) -> Shard:
+    """Return a shard with the checksums of its entry in a manifest."""
+    for what, found, expected in (("bytes", shard.size, entry["bytes"]), ("rows", shard.rows, entry["rows"])):
+        if found != expected:
+            raise ShardError(f'{shard.path}: has {found} {what}, its {NAME} says {expected}; {REMEDY}; data.checksums = "off" goes without')
+    fields, block = [], int(entry["block"])
+    for name, stored in shard.fields:
+        hashes = "".join(entry["blocks"].get(name.strip("/"), []))
+        whole = len(hashes) == DIGITS * -(-shard.rows // block)
+        if required and not whole:
+            raise ShardError(f"{shard.path}: field {name!r} has no checksums in {NAME}; {REMEDY}")
+        fields.append((name, dataclasses.replace(stored, block=block, hashes=hashes) if whole else stored))
+    return dataclasses.replace(shard, fields=tuple(fields), sha256=str(entry["sha256"]))
+
+
+class Road(Protocol):
+    """What brings rows of a field into memory."""
+
+    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read rows start to start + count - 1 to their places in the landing."""
+
+
+class Checked:
+    """A road whose rows are held against their checksums when they come for the first time.
+
+    Args:
+        road: the rows as they are wanted.
+        bare: the rows with the numbers of the file, by the same road.
+        stored: how the field lies in the file, with its checksums.
+        name: of the field, under which the manifest hashed it.
+        shape: of a row.
+        rows: of the file.
+        passed: (blocks,) bool, those found right so far; it outlives the road.
+    """
+
+    def __init__(self, road: Road, bare: Road, stored: Stored, name: str, shape: tuple[int, ...], rows: int, passed: np.ndarray) -> None:
+        self.road, self.bare, self.stored, self.name, self.shape, self.rows = road, bare, stored, name.strip("/"), shape, rows
+        self.dtype, self.passed = np.dtype(stored.dtype), passed
+        self.row_bytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
+        self._hashes = np.frombuffer(bytes.fromhex(stored.hashes), ">u8")
+
+    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read rows start to start + count - 1 to their places in the landing.
+
+        Raises:
+            OSError: for a read that fails.
+            ValueError: for rows that are not those of the manifest, with their address.
+        """
+        stop, size = start + count, self.stored.block
+        blocks = range(start // size, -(-stop // size))
+        if self.passed[blocks.start : blocks.stop].all():
+            self.road.read(start, count, landing, place, scratch)
+            return
+        for block in blocks:
+            first, last = max(start, block * size), min(stop, (block + 1) * size)
+            part = within(place, first - start, last - start)
+            if self.passed[block]:
+                self.road.read(first, last - first, landing, part, scratch)
+            else:
+                found = self._pass(block, scratch)
+                deliver(found[first - block * size : last - block * size], landing.array, part, self.stored)
+
+    def _pass(self, block: int, scratch: Scratch) -> np.ndarray:
+        """Return the rows of a block (n, *row) as they are in the file, valid until the next one, or refuse them."""
+        first = block * self.stored.block
+        count = min(self.stored.block, self.rows - first)
+        rows = scratch("check", count * self.row_bytes).view(self.dtype).reshape(count, *self.shape)
+        self.bare.read(first, count, Landing(rows), slice(0, count), scratch)
+        if int(row_hashes(self.name, rows, scratch).sum(dtype=np.uint64)) != int(self._hashes[block]):
+            raise ValueError(f"rows {first}:{first + count}{self._address(first)} are not those of {NAME}; {REMEDY}")
+        self.passed[block] = True
+        return rows
+
+    def _address(self, row: int) -> str:
+        """Return where in the file a row begins, in words."""
+        if self.stored.road == CONTIGUOUS:
+            return f" at address {self.stored.offset + row * self.row_bytes}"
+        if isinstance(self.bare, Chunked) and self.bare.whole_rows:
+            return f" in chunks from address {int(self.bare.table.offsets[row // self.bare.chunk[0]])}"
+        return ""
