@@ -72,6 +72,9 @@ class Road(Protocol):
     def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
         """Read rows start to start + count - 1 to their places in the landing."""
 
+    def announce(self, start: int, count: int) -> None:
+        """Tell the system that rows will be read soon."""
+
 
 class Checked:
     """A road whose rows are held against their checksums when they come for the first time.
@@ -112,6 +115,13 @@ class Checked:
             else:
                 found = self._pass(block, scratch)
                 deliver(found[first - block * size : last - block * size], landing.array, part, self.stored)
+
+    def announce(self, start: int, count: int) -> None:
+        """Tell the system that rows will be read soon, with those of their blocks that will be looked at."""
+        size, stop = self.stored.block, start + count
+        if not self.passed[start // size : -(-stop // size)].all():
+            start, stop = start // size * size, min(-(-stop // size) * size, self.rows)
+        self.road.announce(start, stop - start)
 
     def _pass(self, block: int, scratch: Scratch) -> np.ndarray:
         """Return the rows of a block (n, *row) as they are in the file, valid until the next one, or refuse them."""
