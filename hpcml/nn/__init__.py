@@ -5,6 +5,9 @@ import difflib as _difflib
 from hpcml.nn.arena import Arena, Parameter, Tail
 from hpcml.nn.context import Context
 from hpcml.nn.layers import (
+    GRU,
+    LSTM,
+    RNN,
     AveragePool,
     Bias,
     Conv,
@@ -37,7 +40,10 @@ from hpcml.nn.workspace import Workspace
 from hpcml.nn.zoo import linear, mlp
 
 __all__ = [
+    "GRU",
     "LOSSES",
+    "LSTM",
+    "RNN",
     "Arena",
     "AveragePool",
     "Bias",
