@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from hpcml.comm.choice import automatic, load_table, table_path
 from hpcml.comm.communicator import Communicator
+from hpcml.comm.topologies import TOPOLOGIES, Topology, matrix, pairs
 from hpcml.config import Config, SyncConfig
 from hpcml.optim import SGD, AdamW
 from hpcml.sync import (
@@ -15,7 +16,10 @@ from hpcml.sync import (
     Adaptive,
     Auto,
     BlockMomentum,
+    Delayed,
+    Elastic,
     EveryStep,
+    Gossip,
     LocalSteps,
     Once,
     Outer,
@@ -39,9 +43,9 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
         notes: what was chosen is added here.
     """
     keys, way = config.sync, build_sum(config, comm, notes)
-    if keys.name == "every-step":
-        return EveryStep(way)
-    plan = _ADOPTING[keys.name](keys, way)
+    if keys.name in _SYNCHRONOUS:
+        return _SYNCHRONOUS[keys.name](way)
+    plan = _ADOPTING[keys.name](keys, build_topology(config), way)
     warm = round(keys.warm_epochs * steps_per_epoch)
     return WarmStart(warm, plan) if warm else plan
 
@@ -84,9 +88,33 @@ def _outer_sgd(keys: SyncConfig, momentum: float) -> SGD:
     return SGD(keys.outer_rate, momentum, nesterov=keys.outer_nesterov and momentum > 0)
 
 
-def _local_steps(keys: SyncConfig, way: Sum) -> AdoptingPlan:
+def build_topology(config: Config) -> Topology:
+    """Return who mixes with whom."""
+    name = config.sync.topology
+    if name == "pairs":
+        return pairs(config.train.seed)
+    return matrix(config.sync.matrix) if name == "matrix" else TOPOLOGIES[name]
+
+
+def _local_steps(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan:
     return LocalSteps(keys.every if keys.schedule == "fixed" else build_meetings(keys), way, build_outer(keys))
 
 
-_ADOPTING: dict[str, Callable[[SyncConfig, Sum], AdoptingPlan]] = {"local-steps": _local_steps}
+def _elastic(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan:
+    return Elastic(keys.every, keys.groups or None, keys.moving, way)
+
+
+def _gossip(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan:
+    return Gossip(topology, keys.every, earlier=keys.earlier, pushed=keys.name == "push-sum", sum=way)
+
+
+_SYNCHRONOUS: dict[str, Callable[[Sum], Plan]] = {"every-step": EveryStep, "delayed": Delayed}
+"""Strategies with one model, by name."""
+
+_ADOPTING: dict[str, Callable[[SyncConfig, Topology, Sum], AdoptingPlan]] = {
+    "local-steps": _local_steps,
+    "elastic": _elastic,
+    "gossip": _gossip,
+    "push-sum": _gossip,
+}
 """Strategies whose workers have models of their own, by name."""

@@ -113,7 +113,7 @@ class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     Keys that the chosen strategy or outer optimizer does not have must be left at their defaults.
     """
 
-    name: Literal["every-step", "local-steps"] = "every-step"
+    name: Literal["every-step", "local-steps", "elastic", "gossip", "push-sum", "delayed"] = "every-step"
     every: int = 8
     schedule: Literal["fixed", "adaptive", "once"] = "fixed"
     warm_epochs: float = 0.0
@@ -121,6 +121,11 @@ class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     outer_rate: float = 1.0
     outer_momentum: float | Literal["auto"] = "auto"
     outer_nesterov: bool = True
+    groups: int = 0
+    moving: float = 0.9
+    topology: Literal["ring", "torus", "exponential", "one-peer", "pairs", "complete", "directed-ring", "matrix"] = "ring"
+    matrix: list[list[float]] = []
+    earlier: bool = False
     reducer: Literal["auto", "tree", "all-reduce", "ring", "halving", "double-tree", "binary-tree", "doubling", "two-level", "lanes"] = (
         "auto"
     )

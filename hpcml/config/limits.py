@@ -21,6 +21,7 @@ _RANGES = {
     "sync.every": 1,
     "sync.warm_epochs": 0,
     "sync.outer_rate": 0,
+    "sync.groups": 0,
     "run.threads": 0,
     "run.checkpoint_every": 0,
     "run.keep": 1,
@@ -64,6 +65,8 @@ def require_ranges(config: Config, path: str) -> None:
 
 
 _OUTER = ("outer", "outer_rate", "outer_momentum", "outer_nesterov")
+_ELASTIC = ("groups", "moving")
+_GOSSIP = ("topology", "matrix", "earlier")
 
 _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
     "optimizer.name": {
@@ -77,7 +80,12 @@ _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
         "cosine": ("step_epochs", "factor"),
     },
     "sync.name": {
-        "every-step": ("schedule", "warm_epochs", *_OUTER),
+        "every-step": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP),
+        "local-steps": (*_ELASTIC, *_GOSSIP),
+        "elastic": ("schedule", *_OUTER, *_GOSSIP),
+        "gossip": ("schedule", *_OUTER, *_ELASTIC),
+        "push-sum": ("schedule", "earlier", *_OUTER, *_ELASTIC),
+        "delayed": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP),
     },
     "sync.outer": {
         "average": ("outer_rate", "outer_momentum", "outer_nesterov"),
@@ -101,6 +109,8 @@ def _contradictions(config: Config) -> Iterator[str]:
     momentum = config.sync.outer_momentum
     if momentum != "auto" and not 0 <= float(momentum) < 1:
         yield f'sync.outer_momentum is {momentum}; it must be 0 or more and below 1, or "auto"'
+    if (config.sync.topology == "matrix") != bool(config.sync.matrix):
+        yield 'sync.topology = "matrix" and sync.matrix, a row of weights a worker, need each other; set both, or neither'
     flat = config.flat()
     for chooser, unused in _UNUSED.items():
         section = chooser.partition(".")[0]

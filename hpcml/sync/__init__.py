@@ -2,7 +2,10 @@
 
 from hpcml.comm.roads import ROADS
 from hpcml.sync.conits import Conits
+from hpcml.sync.delayed import Delayed
+from hpcml.sync.elastic import Elastic
 from hpcml.sync.every_step import EveryStep
+from hpcml.sync.gossip import Gossip
 from hpcml.sync.local_steps import LocalSteps
 from hpcml.sync.meetings import Adaptive, Once
 from hpcml.sync.nodes import Nodes
@@ -20,9 +23,12 @@ __all__ = [
     "Auto",
     "BlockMomentum",
     "Conits",
+    "Delayed",
+    "Elastic",
     "EveryStep",
     "ExactTree",
     "Fast",
+    "Gossip",
     "LocalSteps",
     "Nodes",
     "Once",

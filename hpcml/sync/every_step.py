@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from hpcml.arrays import Array
 from hpcml.nn.arena import Arena, Tail
 from hpcml.optim import Rule
 from hpcml.sync.model import SharedModel
 from hpcml.sync.nodes import Nodes
-from hpcml.sync.synchroniser import Arrays, ExactTree, Sum, Synchroniser, scaled
+from hpcml.sync.synchroniser import Adopting, Arrays, ExactTree, Sum, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class EveryStep:
 
     sum: Sum = field(default_factory=ExactTree)
 
-    def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Synchroniser:
+    def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Adopting:
         """Return the synchroniser of one run, with all its memory."""
         return _Running(self, arena, nodes, workers, rule)
 
@@ -55,6 +56,9 @@ class _Running:
     def consensus(self) -> np.ndarray:
         self.arena.point(data=self.model.data)
         return np.zeros(len(Tail))
+
+    def adopt(self, data: Array, slots: Array) -> None:
+        self.model.adopt(data, slots)
 
     def settle(self) -> None:
         self.reducer.settle()

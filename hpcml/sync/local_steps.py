@@ -99,9 +99,8 @@ class _Running:
         return sums
 
     def adopt(self, data: Array, slots: Array) -> None:
-        self.anchor.data[:] = data
+        self.anchor.adopt(data, self.anchor.slots)
         self.replicas.adopt(data, slots)
-        self.reducer.settle()
 
     def settle(self) -> None:
         self.reducer.settle()

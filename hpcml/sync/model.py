@@ -44,6 +44,15 @@ class SharedModel:
             look = [(span, scale / pace, factor * pace) for span, scale, factor in look]
         apply(self.rule, self.data, blocks, self.slots, step, self._scratch, look)
 
+    def adopt(self, data: Array, slots: Array) -> None:
+        """Overwrite parameters (n,) and optimizer state (k, n) with these, on every rank alike."""
+        self.data[:], self.slots[:] = data, slots
+        self._reducer.settle()
+
+    def spans(self, whole: slice) -> Iterator[slice]:
+        """Yield spans of at most one block that together are `whole`."""
+        return self._scratch.spans(whole)
+
     def _look(self, blocks: Iterator[Part], mean: Array) -> tuple[Iterator[Part], Look]:
         """Return the owned blocks and what the rule saw in whole vectors: each rank first shows its part of the mean to all."""
         for span, g in blocks:

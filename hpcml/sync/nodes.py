@@ -38,7 +38,7 @@ class Nodes:
         self.lanes = min(len(ranks) for ranks in self.ranks)
         self._comm = comm
         self.inside, self.across = (Alone(), self.order) if apart else self.order.by_node()
-        self.note = ""
+        self.note, self._shared = "", False
 
     def close(self) -> None:
         """Give back the node's memory and the communicators; every rank calls it."""
@@ -62,8 +62,10 @@ class Nodes:
         if not had[0] or blocks is None:
             if self.inside.shortage:
                 self.note = f"each rank keeps gradients of its own: {self.inside.shortage}"
-            self.inside.release()
+            if not self._shared:  # else others use what was shared before
+                self.inside.release()
             raise MemoryError(self.note or "a node of the run cannot share memory")
+        self._shared = True
         return [block[:size].view(dtype).reshape(shape) for block, size, shape in zip(blocks, sizes, shapes, strict=True)]
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hpcml.arrays import Array, aligned, span, spans, to_host
+from hpcml.arrays import Array, aligned, spans, to_host
 from hpcml.arrays.memory import BLOCK
 from hpcml.comm.communicator import Communicator
 from hpcml.comm.roads import Road
@@ -91,22 +91,25 @@ class _Private:
 class TreeSum(_Private):
     """Sums over one fixed binary tree of virtual workers: the same bits whoever hosts which worker."""
 
-    def __init__(self, comm: Communicator, workers: int, n: int, tail: int, dtype: Any, xp: Any = np) -> None:
+    def __init__(
+        self, comm: Communicator, workers: int, n: int, tail: int, dtype: Any, xp: Any = np, runs: list[slice] | None = None
+    ) -> None:
         """Allocate all partial sums that this rank's run of the `workers` leaves will need.
 
         Args:
-            comm: the ranks; rank r hosts ``spans(workers, comm.size)[r]``.
-            workers: V, at least comm.size.
+            comm: the ranks; rank r hosts ``runs[r]``.
+            workers: V.
             n: parameters.
             tail: elements behind them.
             dtype: of the vectors.
             xp: numpy or cupy: where the buffers live.
+            runs: the leaves of each rank, one run after the other, perhaps empty; left out, ``spans(workers, comm.size)``.
         """
         super().__init__(n, tail, dtype, xp)
-        runs = spans(workers, comm.size)
+        runs = runs or spans(workers, comm.size)
         self._merges = merges(runs[comm.rank], workers)
         self._held = subtrees(runs[comm.rank], workers)
-        self._stack = [self._make() for _ in range(deepest(self._merges))]
+        self._stack = [self._make() for _ in range(max(deepest(self._merges), 1))]
         self._sum, self._top, self._done = self._stack[0], 0, 0
         self._across = crossing(comm, runs, self.length, dtype, xp)
 
@@ -133,11 +136,13 @@ class TreeSum(_Private):
 class RoadSum(_Private):
     """Sums over this rank's workers in order, then over the ranks by any all-reduce: fast, equal only to rounding."""
 
-    def __init__(self, comm: Communicator, workers: int, n: int, tail: int, dtype: Any, xp: Any, road: Road) -> None:
-        """Allocate one sum, and one vector more where this rank hosts several workers."""
+    def __init__(
+        self, comm: Communicator, workers: int, n: int, tail: int, dtype: Any, xp: Any, road: Road, runs: list[slice] | None = None
+    ) -> None:
+        """Allocate one sum, and one vector more where this rank hosts several workers; the arguments are those of TreeSum, and a road."""
         super().__init__(n, tail, dtype, xp)
-        run = span(workers, comm.size, comm.rank)
         self._sum = self._make()
+        run = (runs or spans(workers, comm.size))[comm.rank]
         self._next = self._make() if run.stop - run.start > 1 else self._sum
         self._road = road(comm, self._sum)
         self._count = 0
@@ -154,6 +159,8 @@ class RoadSum(_Private):
 
     def finish(self) -> np.ndarray:
         """Sum over all workers and return the sum of their tails."""
+        if not self._count:  # the last sum is still there
+            self._sum.fill(0)
         self._count = 0
         self._road()
         return self._tail()

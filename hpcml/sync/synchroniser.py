@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hpcml.arrays import Array, namespace
+from hpcml.arrays import Array, namespace, spans
+from hpcml.comm.communicator import Communicator
 from hpcml.comm.roads import Road
 from hpcml.nn.arena import Arena, Tail
 from hpcml.optim import Rule
@@ -112,6 +113,10 @@ class ExactTree:
         except MemoryError:  # nodes.note says why, and the run tells it once
             return NodeSum(Nodes(nodes.order, apart=True), workers, arena.n, len(Tail), arena.dtype, vectors, cut)
 
+    def among(self, comm: Communicator, runs: list[slice], arena: Arena) -> Reducer:
+        """Return a reducer by messages alone over some ranks, of which rank r hosts the workers ``runs[r]``, perhaps none."""
+        return TreeSum(comm, runs[-1].stop, arena.n, len(Tail), arena.dtype, namespace(arena.data), runs)
+
 
 @dataclass(frozen=True, slots=True)
 class Fast:
@@ -123,7 +128,11 @@ class Fast:
 
     def reducer(self, nodes: Nodes, workers: int, arena: Arena, vectors: int) -> Reducer:
         """Return a reducer with its memory."""
-        return RoadSum(nodes.order, workers, arena.n, len(Tail), arena.dtype, namespace(arena.data), self.road)
+        return self.among(nodes.order, spans(workers, nodes.order.size), arena)
+
+    def among(self, comm: Communicator, runs: list[slice], arena: Arena) -> Reducer:
+        """Return a reducer over some ranks, of which rank r hosts the workers ``runs[r]``, perhaps none."""
+        return RoadSum(comm, runs[-1].stop, arena.n, len(Tail), arena.dtype, namespace(arena.data), self.road, runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +147,10 @@ class Auto:
         if any(len(ranks) > 1 for ranks in nodes.ranks) and namespace(arena.data) is np:
             return ExactTree().reducer(nodes, workers, arena, vectors)
         return Fast("auto", self.road).reducer(nodes, workers, arena, vectors)
+
+    def among(self, comm: Communicator, runs: list[slice], arena: Arena) -> Reducer:
+        """Return a reducer by messages over some ranks, of which rank r hosts the workers ``runs[r]``, perhaps none."""
+        return Fast("auto", self.road).among(comm, runs, arena)
 
 
 Sum = ExactTree | Fast | Auto

@@ -13,6 +13,17 @@ STRATEGIES = {
     "block momentum": ["sync.name=local-steps", "sync.every=3", "sync.outer=block-momentum"],
     "slow momentum": ["sync.name=local-steps", "sync.every=3", "sync.outer=slow-momentum"],
     "DiLoCo": ["sync.name=local-steps", "sync.every=3", "sync.outer=sgd", "sync.outer_rate=0.7"],
+    "EASGD": ["sync.name=elastic", "sync.every=3"],
+    "two groups": ["sync.name=elastic", "sync.every=3", "sync.groups=2", "sync.warm_epochs=0.25"],
+    "gossip": ["sync.name=gossip", "sync.every=1", "sync.topology=pairs"],
+    "D-PSGD": ["sync.name=gossip", "sync.every=1", "sync.earlier=true"],
+    "push-sum": [
+        "sync.name=push-sum",
+        "sync.every=3",
+        "sync.topology=matrix",
+        "sync.matrix=[[0.5,0,0,0.5],[0.5,0.5,0,0],[0,0.25,0.5,0],[0,0.25,0.5,0.5]]",
+    ],
+    "delayed": ["sync.name=delayed"],
 }
 """Changes to the small job, by strategy; an epoch has 4 steps, so runs stop in the middle of a period."""
 
@@ -32,6 +43,22 @@ def test_other_ranks_and_a_resume_on_others_end_with_the_same_bits(job, name):
 
 WITHOUT_SENSE = {
     "an outer optimizer over nothing": (["sync.name=local-steps", "sync.outer_rate=0.5"], ["sync.outer_rate", "average"]),
+    "more groups than workers": (["sync.name=elastic", "sync.groups=5"], ["sync.groups is 5, there are 4 workers", "4 groups or fewer"]),
+    "a centre that swings": (["sync.name=elastic", "sync.moving=1.7"], ["swing apart from 1.6 on", "0.9"]),
+    "rows that sum to less": (
+        ["sync.name=gossip", "sync.topology=matrix", "sync.matrix=[[0.5,0,0,0.5],[0.5,0.5,0,0],[0,0.25,0.5,0],[0,0.25,0.5,0.5]]"],
+        ["row 2 sums to 0.75, it must be 1", "push-sum"],
+    ),
+    "columns that sum to more": (
+        ["sync.name=push-sum", "sync.topology=matrix", "sync.matrix=[[1,0,0,0],[0.5,0.5,0,0],[0,0,1,0],[0,0,0,1]]"],
+        ["column 0 sums to 1.5, it must be 1", "Metropolis weights: [[0.5, 0.5"],
+    ),
+    "two islands": (
+        ["sync.name=gossip", "sync.topology=matrix", "sync.matrix=[[0.5,0.5,0,0],[0.5,0.5,0,0],[0,0,0.5,0.5],[0,0,0.5,0.5]]"],
+        ["not connected: worker 0 never hears of worker 2", "'ring'"],
+    ),
+    "a matrix for others": (["sync.name=gossip", "sync.topology=matrix", "sync.matrix=[[1]]"], ["1 x 1, there are 4 workers"]),
+    "a matrix that is not there": (["sync.name=gossip", "sync.topology=matrix"], ["need each other"]),
 }
 
 

@@ -5,10 +5,24 @@ import pytest
 
 from hpcml.arrays import Device
 from hpcml.comm.alone import Alone
+from hpcml.comm.topologies import ONE_PEER, RING, matrix, pairs
 from hpcml.errors import ConfigError
 from hpcml.nn import Tail
 from hpcml.optim import LARS, SGD, AdamW, Clipped, Steps
-from hpcml.sync import SUMS, Adaptive, BlockMomentum, EveryStep, ExactTree, LocalSteps, OuterRule, WarmStart, slow_momentum
+from hpcml.sync import (
+    SUMS,
+    Adaptive,
+    BlockMomentum,
+    Delayed,
+    Elastic,
+    EveryStep,
+    ExactTree,
+    Gossip,
+    LocalSteps,
+    OuterRule,
+    WarmStart,
+    slow_momentum,
+)
 from tests.laws import Job, SynchroniserLaws
 
 
@@ -83,6 +97,72 @@ class TestBlockMomentumAfterAWarmStartWithAdam(SynchroniserLaws):
 
     def make(self, sum):
         return WarmStart(4, LocalSteps(3, sum, BlockMomentum(0.5)))
+
+
+class TestElasticAveraging(SynchroniserLaws):
+    def make(self, sum):
+        return Elastic(2, sum=sum)
+
+
+class TestFourElasticGroupsOfUnequalSize(SynchroniserLaws):
+    rule = Clipped(SGD(0.1, momentum=0.9, nesterov=True), 0.5)
+
+    def make(self, sum):
+        return Elastic(3, groups=4, moving=0.5, sum=sum)
+
+
+class TestTwoElasticGroupsAfterAWarmStartWithAdam(SynchroniserLaws):
+    rule = AdamW(0.01)
+
+    def make(self, sum):
+        return WarmStart(2, Elastic(2, groups=2, sum=sum))
+
+
+class TestGossipOnARing(SynchroniserLaws):
+    def make(self, sum):
+        return Gossip(RING, sum=sum)
+
+
+class TestGossipWithRandomPartnersEverySecondStep(SynchroniserLaws):
+    rule = AdamW(0.01)
+
+    def make(self, sum):
+        return Gossip(pairs(5), every=2, sum=sum)
+
+
+class TestDecentralisedSGDWithOnePeerAfterAWarmStart(SynchroniserLaws):
+    def make(self, sum):
+        return WarmStart(3, Gossip(ONE_PEER, earlier=True, sum=sum))
+
+
+UNBALANCED = matrix(
+    [
+        [0.5, 0, 0, 0, 0, 0.25],
+        [0.5, 0.5, 0, 0, 0, 0.25],
+        [0, 0.5, 0.5, 0, 0, 0],
+        [0, 0, 0.5, 1 / 3, 0, 0.25],
+        [0, 0, 0, 1 / 3, 0.5, 0.25],
+        [0, 0, 0, 1 / 3, 0.5, 0],
+    ]
+)
+"""A directed graph of 6 workers who hear of unequal many; columns sum to 1, rows do not."""
+
+
+class TestPushSum(SynchroniserLaws):
+    def make(self, sum):
+        return Gossip(UNBALANCED, pushed=True, sum=sum)
+
+
+class TestGradientsOneStepLate(SynchroniserLaws):
+    def make(self, sum):
+        return Delayed(sum)
+
+
+class TestGradientsOneStepLateWithClippedAdam(SynchroniserLaws):
+    rule = Clipped(AdamW(0.01), 0.5)
+
+    def make(self, sum):
+        return Delayed(sum)
 
 
 class EqualRows(Job):

@@ -1,0 +1,206 @@
+"""Elastic averaging: models that explore on their own, tied to a centre by a spring; alone (EASGD) or in synchronous groups.
+
+Letters: V workers in G groups, x a group's model, c the centre, b the moving rate, a = b / G.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from hpcml.arrays import Array, namespace, span, spans
+from hpcml.comm.alone import Alone
+from hpcml.comm.communicator import Communicator, everywhere
+from hpcml.errors import ConfigError
+from hpcml.nn.arena import Arena, Tail
+from hpcml.optim import Rule, norm
+from hpcml.sync.conits import Conits, Measured, gather
+from hpcml.sync.every_step import EveryStep
+from hpcml.sync.model import SharedModel
+from hpcml.sync.nodes import Nodes
+from hpcml.sync.reducers import TreeSum
+from hpcml.sync.synchroniser import Adopting, Arrays, ExactTree, Sum, scaled
+
+
+@dataclass(frozen=True, slots=True)
+class Elastic:
+    """Every `every` steps each group's model goes a (x - c) towards the centre, and the centre goes the sum of these towards them.
+
+    So centre and models keep their sum, and the centre becomes (1 - b) c + b mean(x). Inside a group gradients are averaged at every
+    step. One group is EveryStep; as many groups as workers are EASGD, with momentum EAMSGD. The centre is judged and saved.
+
+    Args:
+        every: steps between two meetings.
+        groups: G; left out, V.
+        moving: b, the part of the way that the centre goes to the models' mean.
+        sum: how to sum inside groups and between them.
+
+    References:
+        Zhang, Choromanska and LeCun, Deep learning with elastic averaging SGD, NIPS 2015;
+        Mamidala, Kollias, Ward and Artico, MXNET-MPI: embedding MPI parallelism in parameter server task model, 2018 (groups).
+    """
+
+    every: int
+    groups: int | None = None
+    moving: float = 0.9
+    sum: Sum = field(default_factory=ExactTree)
+
+    def __post_init__(self) -> None:
+        """Refuse a period below one step, no group, and a centre that would not move."""
+        if self.every < 1:
+            raise ConfigError(f"sync.every is {self.every}; groups can meet every 1 or more steps")
+        if self.groups is not None and self.groups < 1:
+            raise ConfigError(f"{self.groups} groups; there must be 1 or more (left out: one a worker)")
+        if not self.moving > 0:
+            raise ConfigError(f"sync.moving is {self.moving}; the centre must go some part of the way, such as 0.9")
+
+    def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Adopting:
+        """Return the synchroniser of one run, with all its memory.
+
+        Raises:
+            ConfigError: on every rank, for more groups than workers, or a moving rate at which centre and models swing apart.
+        """
+        groups = self.groups or workers
+        if groups > workers:
+            raise everywhere(ConfigError(f"sync.groups is {groups}, there are {workers} workers; give {workers} groups or fewer"))
+        most = 2 / (1 + 1 / groups)
+        if groups > 1 and self.moving >= most:
+            text = f"sync.moving is {self.moving}; with {groups} groups centre and models swing apart from {most:.4g} on"
+            raise everywhere(ConfigError(f"{text}; take 0.9, or anything below"))
+        if groups == 1:
+            return EveryStep(self.sum).start(arena, nodes, workers, rule)
+        return _Running(self, arena, nodes, workers, groups, rule)
+
+
+class _Group:
+    """One group's model on one of its ranks, and the sums of its tails since the groups last met."""
+
+    def __init__(self, comm: Communicator, runs: list[slice], plan: Elastic, arena: Arena, rule: Rule) -> None:
+        self.reducer = plan.sum.among(comm, runs, arena)
+        self.model = SharedModel(arena, rule, self.reducer)
+        self.sums = np.zeros(len(Tail))
+        self.told = runs[comm.rank].start == 0
+        """Whether this rank speaks for the group: it hosts its first worker."""
+
+    def step(self, step: int) -> None:
+        """Move the group's model by its mean gradient, unless a worker had a fault or no row counted."""
+        sums = self.reducer.finish()
+        self.sums += sums
+        if sums[Tail.WEIGHT] > 0 and not sums[Tail.FAULTS]:
+            self.model.move(scaled(self.reducer.parts(), sums[Tail.WEIGHT]), step)
+        self.reducer.settle()
+
+
+class _Running:
+    def __init__(self, plan: Elastic, arena: Arena, nodes: Nodes, workers: int, groups: int, rule: Rule) -> None:
+        self.arena, self.every, self.pull = arena, plan.every, plan.moving / groups
+        comm, cut = nodes.order, spans(workers, groups)
+        hosted = span(workers, comm.size, comm.rank)
+        self.groups = _host_groups(comm, workers, cut, plan, arena, rule)
+        self.group_of = {w: g for g in self.groups for w in range(max(cut[g].start, hosted.start), min(cut[g].stop, hosted.stop))}
+        tellers = _tellers(comm, workers, cut)
+        self.between = plan.sum.among(comm, tellers, arena)
+        self.tails = TreeSum(comm, groups, 0, len(Tail), np.float64, runs=tellers)
+        self.centre, self.drift = self.between.vector(), arena.vector()
+        self.centre[:] = arena.data
+        self.measured = {worker: Measured() for worker in self.group_of}
+        self.comm = comm
+        arena.point(data=self.centre)
+
+    def enter(self, worker: int) -> None:
+        group = self.groups[self.group_of[worker]]
+        self.arena.point(data=group.model.data, grad=group.reducer.buffer())
+
+    def ready(self, span: slice) -> None:
+        """Do nothing: a group's sum starts when its workers are done."""
+
+    def leave(self, worker: int, step: int) -> None:
+        self.groups[self.group_of[worker]].reducer.add()
+        self.measured[worker].add_step()
+
+    def exchange(self, step: int) -> np.ndarray | None:
+        for group in self.groups.values():
+            group.step(step)
+        return self._sum_drifts() if (step + 1) % self.every == 0 else None
+
+    def update(self, step: int, sums: np.ndarray) -> None:
+        for group in self.groups.values():
+            self._find_drift(group)
+            self.drift *= self.pull
+            group.model.data -= self.drift
+            group.sums.fill(0)
+        for part, total in self.between.parts():
+            total *= self.pull
+            self.centre[part] += total
+        for measured in self.measured.values():
+            measured.meet()
+
+    def consensus(self) -> np.ndarray:
+        for group in self.groups.values():
+            if group.told:
+                self.tails.buffer()[:] = group.sums
+                self.tails.add()
+        self.arena.point(data=self.centre)
+        return self.tails.finish()
+
+    def adopt(self, data: Array, slots: Array) -> None:
+        self.centre[:] = data
+        for group in self.groups.values():
+            group.model.adopt(data, slots)
+
+    def settle(self) -> None:
+        """Return at once: no other rank reads this memory."""
+
+    def _find_drift(self, group: _Group) -> None:
+        namespace(self.drift).subtract(group.model.data, self.centre, out=self.drift)
+
+    def _sum_drifts(self) -> np.ndarray:
+        """Sum all groups' drifts from the centre, and return the sums of their tails."""
+        n = self.arena.n
+        for number, group in self.groups.items():
+            self._find_drift(group)
+            distance = norm(self.drift)
+            for worker, of in self.group_of.items():
+                if of == number:
+                    self.measured[worker].add_distance(distance)
+            if group.told:
+                vector = self.between.buffer()
+                vector[:n] = self.drift
+                vector[n:] = self.arena.device.place(group.sums)
+                self.between.add()
+        return self.between.finish()
+
+    def conits(self) -> Conits:
+        return gather(list(self.measured.values()), self.comm)
+
+    def shared_state(self) -> Arrays:
+        return {"centre": self.centre}
+
+    def worker_state(self, worker: int) -> Arrays:
+        """Return the group's state as this worker's: any of its workers may be the first that another rank hosts."""
+        group = self.groups[self.group_of[worker]]
+        mine = {"conits": self.measured[worker].numbers}
+        return {"data": group.model.data, "slots": group.model.slots, "sums": group.sums, **mine}
+
+
+def _host_groups(comm: Communicator, workers: int, cut: list[slice], plan: Elastic, arena: Arena, rule: Rule) -> dict[int, _Group]:
+    """Return the groups that have a worker here, each with the communicator of its ranks; every rank calls it."""
+    runs = spans(workers, comm.size)
+    found = {}
+    for number, group in enumerate(cut):
+        ranks = [rank for rank, run in enumerate(runs) if run.start < group.stop and run.stop > group.start]
+        inside = comm.split(0 if comm.rank in ranks else 1) if len(ranks) > 1 else Alone()
+        if comm.rank in ranks:
+            local = [slice(max(runs[r].start, group.start) - group.start, min(runs[r].stop, group.stop) - group.start) for r in ranks]
+            found[number] = _Group(inside, local, plan, arena, rule)
+    return found
+
+
+def _tellers(comm: Communicator, workers: int, cut: list[slice]) -> list[slice]:
+    """Return for each rank the groups whose first worker it hosts: a run, perhaps empty."""
+    runs = spans(workers, comm.size)
+    firsts = [group.start for group in cut]
+    edges = [*(sum(first < run.start for first in firsts) for run in runs), len(firsts)]
+    return [slice(a, b) for a, b in pairwise(edges)]
