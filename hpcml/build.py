@@ -19,7 +19,7 @@ from hpcml.data.loader import AHEAD
 from hpcml.data.sizing import choose_block, fit_window, parse_bytes, row_bytes
 from hpcml.errors import ConfigError, DataError
 from hpcml.nn import LOSSES, Loss, Model, linear, mlp
-from hpcml.opening import kept, open_train_and_test
+from hpcml.opening import Progress, kept, open_train_and_test, quiet
 from hpcml.optim import LARS, SGD, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
 from hpcml.synchronising import build_sync
 from hpcml.train import Hook, Saving, Trainer
@@ -141,7 +141,7 @@ def build_rule(config: Config, rate: Rate) -> Rule:
     return Clipped(rule, keys.clip) if keys.clip else rule
 
 
-def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, hooks: Sequence[Hook]) -> Job:
+def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, hooks: Sequence[Hook], told: Progress = quiet) -> Job:
     """Return the trainer of a job and its resolved config.
 
     Args:
@@ -150,11 +150,12 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         folder: of the run.
         resume: go on from the newest whole checkpoint.
         hooks: called around the loop.
+        told: how far this rank is with what comes before the loop.
 
     Raises:
         HpcmlError: on every rank, for anything that cannot be run.
     """
-    train, test = open_train_and_test(config, comm)
+    train, test = open_train_and_test(config, comm, told)
     statistics = keep_statistics(config, train, comm, folder)
     train, test = transformed(train, config, statistics, comm), test and transformed(test, config, statistics, comm)
     config = resolve_outputs(config, train, comm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,26 @@ from hpcml.config import Config, DataConfig
 from hpcml.data import Index, ShardedDataset, find_shards, index_shards
 from hpcml.data.cache import CachedDataset, kept_bytes
 from hpcml.data.checksums import with_checksums
-from hpcml.data.staging import stage, staged
+from hpcml.data.staging import require_room, stage, staged
 from hpcml.errors import DataError
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what, how much is done, how much in all)."""
+
+MB = 10**6
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 def open_data(
-    pattern: str | Sequence[str], features: str | list[str], target: str | None, comm: Communicator, keys: DataConfig | None = None
+    pattern: str | Sequence[str],
+    features: str | list[str],
+    target: str | None,
+    comm: Communicator,
+    keys: DataConfig | None = None,
+    told: Progress = quiet,
 ) -> ShardedDataset:
     """Return a data set whose files rank 0 alone looked into; the index goes to the others as bytes.
 
@@ -28,6 +42,7 @@ def open_data(
         target: the field that becomes y, or None.
         comm: all ranks.
         keys: weights, cf, fill, checksums and stage; left out, none.
+        told: how far this rank is with the staging.
 
     Raises:
         ShardError: on every rank, for whatever rank 0 refuses.
@@ -43,34 +58,37 @@ def open_data(
                 index = with_checksums(index, required=keys.checksums == "require")
     index = Index.from_json(comm.broadcast_bytes(index.to_json() if index else b""))
     if keys is not None and keys.stage:
-        stage_together(index, keys.stage, comm)
+        stage_together(index, keys.stage, comm, told)
         with comm.together():
             index = staged(index, keys.stage)
     return ShardedDataset(index)
 
 
-def stage_together(index: Index, folder: str, comm: Communicator) -> None:
+def stage_together(index: Index, folder: str, comm: Communicator, told: Progress) -> None:
     """Copy the shards to each node's own disk, its ranks sharing the work.
 
     Raises:
-        ShardError: on every rank, if any copy fails.
+        ShardError: on every rank, if there is no room on any node, or any copy fails.
     """
     inside, across = comm.by_node()
     with comm.together():
-        stage(index, folder, inside.rank, inside.size)
+        if inside.rank == 0:
+            require_room(index, folder)
+    with comm.together():
+        stage(index, folder, inside.rank, inside.size, lambda done, total: told(f"MB staged to {folder}:", done // MB, total // MB))
     inside.free()
     across.free()
 
 
-def open_train_and_test(config: Config, comm: Communicator) -> tuple[ShardedDataset, ShardedDataset | None]:
+def open_train_and_test(config: Config, comm: Communicator, told: Progress = quiet) -> tuple[ShardedDataset, ShardedDataset | None]:
     """Return the training data and, where the config names it, the test data.
 
     Raises:
         DataError: on every rank, if their rows differ in shape.
     """
     keys = config.data
-    train = open_data(keys.train, keys.features, keys.target, comm, keys)
-    test = open_data(keys.test, keys.features, keys.target, comm, keys) if keys.test else None
+    train = open_data(keys.train, keys.features, keys.target, comm, keys, told)
+    test = open_data(keys.test, keys.features, keys.target, comm, keys, told) if keys.test else None
     if test is not None and test.x.shape != train.x.shape:
         text = f"data.test has rows of shape {test.x.shape}, data.train {train.x.shape}; both must come from the same source"
         raise everywhere(DataError(text))

@@ -62,14 +62,15 @@ def layout_of(args: argparse.Namespace) -> Layout:
 class Shown:
     """Progress on standard error: one line that is rewritten on a terminal, else a line every few seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, who: str = "hpcml data") -> None:
+        self._who = who
         self._begin = self._last = time.monotonic()
         self._open = False
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Tell that `done` of `total` pieces are done."""
         now = time.monotonic()
-        text = f"hpcml data: {what} {done} of {total}, {now - self._begin:.0f} s"
+        text = f"{self._who}: {what} {done} of {total}, {now - self._begin:.0f} s"
         if sys.stderr.isatty():
             sys.stderr.write(f"\r\x1b[K{text}" + ("\n" if done == total else ""))
             sys.stderr.flush()

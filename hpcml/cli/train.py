@@ -46,7 +46,9 @@ def _keys() -> str:
 def run(args: argparse.Namespace) -> int:
     """Train, and print where the run is kept."""
     from hpcml.build import build_job
+    from hpcml.cli.data_options import Shown
     from hpcml.config import load
+    from hpcml.opening import quiet
     from hpcml.train import Progress, Recorder
     from hpcml.train.recorder import write_whole
 
@@ -58,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     folder = choose_folder(args.folder, Path(args.config).stem, args.resume, comm)
     with made(folder, comm):
         hooks = [Progress(), Recorder(folder, config.run.log_every)]
-        job = build_job(config, comm, folder, args.resume, hooks)
+        job = build_job(config, comm, folder, args.resume, hooks, Shown("hpcml train") if comm.rank == 0 else quiet)
         require_epochs_left(job.trainer, config.train.epochs, folder)
         with comm.together():
             if comm.rank == 0:

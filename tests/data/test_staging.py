@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import socket
 
 import numpy as np
 import pytest
 
 from hpcml.data import ShardedDataset, open_shards
-from hpcml.data.staging import stage, staged, staged_path
+from hpcml.data.staging import require_room, stage, staged, staged_path
 from hpcml.errors import ShardError
 
 
 @pytest.fixture
-def index(make_shards):
+def index(make_shards, tmp_path):
+    (tmp_path / "disk").mkdir()
     return open_shards(make_shards([5, 1, 9])).index
 
 
@@ -44,27 +47,72 @@ def test_copies_that_are_there_are_kept_and_others_made_again(index, tmp_path):
     staged(index, tmp_path / "disk")
 
 
-def test_an_original_that_changed_and_a_folder_that_cannot_be_written_are_refused(index, tmp_path, monkeypatch):
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_progress_is_told_while_a_file_is_copied(index, tmp_path, monkeypatch):
+    monkeypatch.setattr("hpcml.data.staging.PIECE", 1000)
+    told = []
+
+    def note(done, total):
+        told.append((done, len(files(tmp_path / "disk"))))
+
+    stage(index, tmp_path / "disk", told=note)
+    sizes = [shard.size for shard in index.shards]
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert told[-1][0] == sum(sizes)
+    assert [there for done, there in told if 0 < done < sizes[0]] == [1] * (sizes[0] // 1000 - (sizes[0] % 1000 == 0))
+
+
+def test_a_folder_that_is_not_there_or_has_no_room_is_refused_before_anything_is_copied(index, tmp_path, monkeypatch):
+    require_room(index, tmp_path / "disk")
     (tmp_path / "file").touch()
-    with pytest.raises(ShardError, match="cannot be written"):
-        stage(index, tmp_path / "file")
+    for name in ("file", "nothing/here"):
+        with pytest.raises(ShardError, match=r"data\.stage is no folder on this node; make it"):
+            require_room(index, tmp_path / name)
+    assert not (tmp_path / "nothing").exists()
     monkeypatch.delenv("NO_SUCH_FOLDER", raising=False)
     with pytest.raises(ShardError, match="variable in it is not set"):
-        stage(index, "$NO_SUCH_FOLDER")
-    os.utime(index.shards[2].path, ns=(1, 1))
-    with pytest.raises(ShardError, match=r"part-2\.h5: changed while it was copied"):
+        require_room(index, "$NO_SUCH_FOLDER")
+    huge = dataclasses.replace(index, shards=(dataclasses.replace(index.shards[0], size=1 << 60),))
+    with pytest.raises(ShardError, match=r"MB are free, the copies of the shards need 1,152,921,504,607 MB"):
+        require_room(huge, tmp_path / "disk")
+
+
+def test_an_original_that_changed_or_is_not_its_manifests_is_refused(index, tmp_path):
+    other = dataclasses.replace(index, shards=tuple(dataclasses.replace(shard, sha256="0" * 64) for shard in index.shards))
+    with pytest.raises(ShardError, match=r"part-0\.h5: sha256 .* is not the manifest's 000000000000"):
+        stage(other, tmp_path / "disk")
+    os.utime(index.shards[0].path, ns=(1, 1))
+    with pytest.raises(ShardError, match=r"part-0\.h5: changed while it was copied"):
         stage(index, tmp_path / "disk")
-    assert not list((tmp_path / "disk").rglob(".partial*part-2*"))
+    assert files(tmp_path / "disk") == []
 
 
-def test_a_full_disk_leaves_nothing_half_written(index, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_and_an_interrupt_leave_nothing_half_written(index, tmp_path, monkeypatch, error):
     def full(_):
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(ShardError, match=r"No space left on device.*bytes free"):
+    with pytest.raises((ShardError, KeyboardInterrupt)) as caught:
         stage(index, tmp_path / "disk")
-    assert not [path for path in (tmp_path / "disk").rglob("*") if path.is_file()]
+    assert files(tmp_path / "disk") == []
+    if isinstance(error, OSError):
+        assert "part-0.h5: cannot be copied" in str(caught.value)
+        assert f"No space left on device); data.stage needs {index.shards[0].size:,} bytes free" in str(caught.value)
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(index, tmp_path):
+    place = staged_path(index, tmp_path / "disk", index.shards[0])
+    place.parent.mkdir()
+    here = socket.gethostname()
+    dead, *others = (place.with_name(f".partial-{by}-{place.name}") for by in (f"{here}-{1 << 30}", f"{here}-{os.getppid()}", f"x{here}-1"))
+    for path in (dead, *others):
+        path.write_bytes(b"half")
+    stage(index, tmp_path / "disk")
+    assert [path.exists() for path in (dead, *others)] == [False, True, True]
 
 
 def test_variables_of_the_node_are_filled_in(index, tmp_path, monkeypatch):
