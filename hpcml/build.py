@@ -20,7 +20,7 @@ from hpcml.data.sizing import choose_block, fit_window, parse_bytes, row_bytes
 from hpcml.errors import ConfigError, DataError
 from hpcml.nn import LOSSES, Loss, Model, linear, mlp
 from hpcml.opening import Progress, kept, open_train_and_test, quiet
-from hpcml.optim import LARS, SGD, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
+from hpcml.optim import LARS, SGD, AdaGrad, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
 from hpcml.synchronising import build_sync
 from hpcml.train import Hook, Saving, Trainer
 from hpcml.transforming import keep_statistics, transformed
@@ -135,6 +135,7 @@ def build_rule(config: Config, rate: Rate) -> Rule:
     rules: dict[str, Rule] = {
         "sgd": SGD(rate, keys.momentum, keys.nesterov, keys.decay),
         "adamw": AdamW(rate, keys.beta1, keys.beta2, keys.epsilon, keys.decay),
+        "adagrad": AdaGrad(rate, keys.epsilon, keys.decay),
         "lars": LARS(rate, keys.momentum, keys.decay, keys.trust),
     }
     rule = rules[keys.name]

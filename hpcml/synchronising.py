@@ -30,10 +30,12 @@ from hpcml.sync import (
     slow_momentum,
 )
 from hpcml.sync.meetings import Every, Meetings
+from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, Consistency, Downpour, ElasticWorker, Gradients, ParameterServer
+from hpcml.sync.server.programs import Worker
 from hpcml.sync.synchroniser import AdoptingPlan
 
 
-def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: list[str]) -> Plan:
+def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: list[str]) -> Plan | ParameterServer:
     """Return the strategy that the config names, over the road that it names; a road chosen by "auto" is told in the notes.
 
     Args:
@@ -42,6 +44,8 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
         comm: all ranks; a measured table of roads is read together.
         notes: what was chosen is added here.
     """
+    if config.sync.name in _WORKERS:
+        return build_server(config)
     keys, way = config.sync, build_sum(config, comm, notes)
     if keys.name in _SYNCHRONOUS:
         return _SYNCHRONOUS[keys.name](way)
@@ -118,3 +122,32 @@ _ADOPTING: dict[str, Callable[[SyncConfig, Topology, Sum], AdoptingPlan]] = {
     "push-sum": _gossip,
 }
 """Strategies whose workers have models of their own, by name."""
+
+
+_WORKERS: dict[str, Callable[[Config], Worker]] = {
+    "parameter-server": lambda config: Gradients(),
+    "downpour": lambda config: Downpour(config.server.fetch, config.server.push),
+    "async-easgd": lambda config: ElasticWorker(config.sync.every, config.server.beta),
+}
+"""What the workers of a server do, by the name of the strategy."""
+
+
+def build_server(config: Config) -> ParameterServer:
+    """Return the strategy with a server that the config names."""
+    keys = config.server
+    models: dict[str, Callable[[], Consistency]] = {
+        "tap": TAP,
+        "bap": BAP,
+        "bsp": BSP,
+        "ssp": lambda: SSP(keys.bound),
+        "asp": lambda: ASP(keys.threshold, keys.bound),
+    }
+    return ParameterServer(
+        models[keys.consistency](),
+        _WORKERS[config.sync.name](config),
+        servers=keys.ranks,
+        stealing=keys.stealing,
+        compensation=keys.compensation,
+        warm=keys.warm,
+        replay=keys.replay,
+    )

@@ -138,8 +138,34 @@ def lars(p: Array, g: Array, v: Array, scratch: Array, *, rate: float, momentum:
     p -= v
 
 
+@cache
+def adagrad_kernel(decay: bool) -> Kernel:
+    """Return the kernel of `adagrad`, with or without weight decay."""
+    slope = "T slope = g + p * decay;" if decay else "T slope = g;"
+    body = f"{slope}\nv += slope * slope;\np -= slope / (sqrt(v) + epsilon) * rate;"
+    return Kernel("adagrad", ("p", "v"), ("rate", "epsilon", "decay"), body)
+
+
+def adagrad(p: Array, g: Array, v: Array, scratch: Array, *, rate: float, epsilon: float, decay: float) -> None:
+    """Overwrite p and v, and g and scratch with anything: v = v + g g; p = p - rate g / (sqrt(v) + epsilon), with g + decay p for g."""
+    if namespace(p) is not np:
+        adagrad_kernel(bool(decay)).run(g, (p, v), (rate, epsilon, decay))
+        return
+    if decay:
+        np.multiply(p, decay, out=scratch)
+        g += scratch
+    np.multiply(g, g, out=scratch)
+    v += scratch
+    np.sqrt(v, out=scratch)
+    scratch += epsilon
+    np.divide(g, scratch, out=scratch)
+    scratch *= rate
+    p -= scratch
+
+
 def kernels() -> list[Kernel]:
     """Return every kernel that the rules can ask for."""
     yes_no = (False, True)
     with_momentum = [sgd_kernel(True, nesterov, decay) for nesterov in yes_no for decay in yes_no]
-    return [*(sgd_kernel(False, False, decay) for decay in yes_no), *with_momentum, ADAMW, *(lars_kernel(decay) for decay in yes_no)]
+    plain = [sgd_kernel(False, False, decay) for decay in yes_no]
+    return [*plain, *with_momentum, ADAMW, *(make(decay) for make in (lars_kernel, adagrad_kernel) for decay in yes_no)]

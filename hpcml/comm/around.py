@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcml.comm.communicator import Communicator
+from hpcml.comm.mail import Mail
 
 
 class Around(Communicator):
@@ -14,6 +15,10 @@ class Around(Communicator):
         """Stand around `inner`."""
         self.inner = inner
         self.rank, self.size, self.host, self.threaded = inner.rank, inner.size, inner.host, inner.threaded
+
+    def mail(self) -> Mail:
+        """Return a letter box of the inner one: letters lie in host memory."""
+        return self.inner.mail()
 
     def barrier(self) -> None:
         """Return when every rank has called it."""

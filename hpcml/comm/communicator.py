@@ -15,6 +15,7 @@ import numpy as np
 
 import hpcml.errors as errors
 from hpcml.arrays import Array, namespace
+from hpcml.comm.mail import Mail
 from hpcml.comm.schedules import recursive_doubling
 from hpcml.errors import CommError, DisagreementError, HpcmlError
 
@@ -58,6 +59,14 @@ class Communicator(ABC):
     @abstractmethod
     def by_node(self) -> tuple[Communicator, Communicator]:
         """Return (the ranks of this node, the ranks with this place in each node)."""
+
+    def mail(self) -> Mail:
+        """Return a new letter box of this rank; every rank calls it, and closes it in the end.
+
+        Raises:
+            CommError: if this communicator carries no letters.
+        """
+        raise CommError(f"{type(self).__name__} carries no letters; asynchronous training needs one over MPI, or a simulated one")
 
     def all_reduce(self, x: Array, op: Op = Op.SUM) -> None:
         """Overwrite x, on every rank, with the element-wise op of all ranks' x; the same bits on all, since IEEE addition commutes."""

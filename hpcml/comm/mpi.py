@@ -17,6 +17,7 @@ from hpcml.arrays import Array, aligned, namespace, on_device
 from hpcml.arrays.pinned import settle
 from hpcml.comm import node
 from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows
+from hpcml.comm.mail import Mail, MpiMail
 from hpcml.comm.staging import Staging, is_short, reduce_wide
 from hpcml.errors import CommError
 
@@ -201,6 +202,10 @@ class MpiCommunicator(Communicator):
         if self.handle != self._mpi.COMM_NULL:
             self.release()
             self.handle.Free()
+
+    def mail(self) -> Mail:
+        """Return a new letter box of this rank, on a duplicate of the communicator."""
+        return MpiMail(self.handle, self._mpi)
 
     def split(self, color: int, key: int = 0) -> Communicator:
         """Return the communicator of the ranks that gave the same color, ordered by (key, rank)."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from hpcml.arrays import Array, aligned
 from hpcml.comm.communicator import Communicator, flatten
+from hpcml.comm.mail import Mail
 from hpcml.errors import CommError
 
 _Key = tuple[str, int, int]
@@ -29,12 +30,12 @@ class World:
         """Make a world with one rank for each entry of hosts."""
         self.hosts = list(hosts)
         self.changed = threading.Condition()
-        self.mail: dict[_Key, deque[Array]] = {}
+        self.mail: dict[_Key, deque[Any]] = {}
         self.blocked: dict[int, _Key] = {}
         self.alive = set(range(len(self.hosts)))
         self.failure: BaseException | None = None
 
-    def put(self, key: _Key, x: Array) -> None:
+    def put(self, key: _Key, x: Any) -> None:
         """Leave x in the mailbox of a (context, sender, receiver)."""
         with self.changed:
             self.mail.setdefault(key, deque()).append(x)
@@ -103,6 +104,11 @@ class SimulatedCommunicator(Communicator):
         members = tuple(self.members[r] for r in group)
         return SimulatedCommunicator(self.world, members, group.index(self.rank), f"{self.context}/{self._splits}:{color}")
 
+    def mail(self) -> Mail:
+        """Return a new letter box of this rank."""
+        self._splits += 1
+        return _SimulatedMail(self.world, self.members, self.rank, f"{self.context}/{self._splits}:mail")
+
     def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
         """Return one block of memory a rank, which all threads see."""
         if len({self.world.hosts[member] for member in self.members}) > 1:
@@ -118,6 +124,28 @@ class SimulatedCommunicator(Communicator):
         hosts = [self.world.hosts[member] for member in self.members]
         inside = self.split(hosts.index(self.host))
         return inside, self.split(inside.rank)
+
+
+class _SimulatedMail(Mail):
+    """Letters through the world's mailboxes: all senders' in one queue a receiver, in the order of their posting."""
+
+    def __init__(self, world: World, members: tuple[int, ...], rank: int, context: str) -> None:
+        super().__init__(rank, len(members))
+        self._world, self._members, self._context = world, members, context
+
+    def _send(self, to: int, letter: np.ndarray, urgency: int) -> None:
+        self._world.put((self._context, 0, self._members[to]), (self.rank, letter))
+
+    def _receive(self) -> tuple[int, np.ndarray] | None:
+        with self._world.changed:
+            if self._world.failure is not None:
+                raise CommError(f"another rank failed: {self._world.failure!r}") from self._world.failure
+            waiting = self._world.mail.get((self._context, 0, self._members[self.rank]))
+            return waiting.popleft() if waiting else None
+
+    def is_idle(self) -> bool:
+        """Return True: a letter is with its receiver at once."""
+        return True
 
 
 def run(size: int, program: Callable[[Communicator], Any], hosts: Sequence[str] | None = None) -> list[Any]:

@@ -84,7 +84,7 @@ class TrainConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class OptimizerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The rule that moves the parameters; keys that a rule does not have must be left at their defaults."""
 
-    name: Literal["sgd", "adamw", "lars"] = "sgd"
+    name: Literal["sgd", "adamw", "lars", "adagrad"] = "sgd"
     rate: float = 0.1
     momentum: float = 0.0
     nesterov: bool = False
@@ -113,7 +113,9 @@ class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     Keys that the chosen strategy or outer optimizer does not have must be left at their defaults.
     """
 
-    name: Literal["every-step", "local-steps", "elastic", "gossip", "push-sum", "delayed"] = "every-step"
+    name: Literal[
+        "every-step", "local-steps", "elastic", "gossip", "push-sum", "delayed", "parameter-server", "downpour", "async-easgd"
+    ] = "every-step"
     every: int = 8
     schedule: Literal["fixed", "adaptive", "once"] = "fixed"
     warm_epochs: float = 0.0
@@ -129,6 +131,22 @@ class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     reducer: Literal["auto", "tree", "all-reduce", "ring", "halving", "double-tree", "binary-tree", "doubling", "two-level", "lanes"] = (
         "auto"
     )
+
+
+class ServerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """How far workers may run apart, and where the parameters live, for synchronisers with a server: docs/strategies.md."""
+
+    consistency: Literal["tap", "bap", "ssp", "asp", "bsp"] = "tap"
+    bound: int = 3
+    threshold: float = 0.01
+    ranks: int = 0
+    stealing: bool = False
+    compensation: float = 0.0
+    warm: int = 0
+    fetch: int = 1
+    push: int = 1
+    beta: float = 0.9
+    replay: str = ""
 
 
 class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -151,6 +169,7 @@ class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     optimizer: OptimizerConfig = OptimizerConfig()
     rate: RateConfig = RateConfig()
     sync: SyncConfig = SyncConfig()
+    server: ServerConfig = ServerConfig()
     run: RunConfig = RunConfig()
 
     def flat(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from hpcml.config.keys import Config, OptimizerConfig, RateConfig, SyncConfig, as_toml
+from hpcml.config.keys import Config, OptimizerConfig, RateConfig, ServerConfig, SyncConfig, as_toml
 from hpcml.errors import ConfigError
 
 _RANGES = {
@@ -22,6 +22,14 @@ _RANGES = {
     "sync.warm_epochs": 0,
     "sync.outer_rate": 0,
     "sync.groups": 0,
+    "server.bound": 0,
+    "server.threshold": 0,
+    "server.ranks": 0,
+    "server.compensation": 0,
+    "server.warm": 0,
+    "server.fetch": 1,
+    "server.push": 1,
+    "server.beta": 0,
     "run.threads": 0,
     "run.checkpoint_every": 0,
     "run.keep": 1,
@@ -73,6 +81,7 @@ _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
         "sgd": ("beta1", "beta2", "epsilon", "trust"),
         "adamw": ("momentum", "nesterov", "trust"),
         "lars": ("nesterov", "beta1", "beta2", "epsilon"),
+        "adagrad": ("momentum", "nesterov", "beta1", "beta2", "trust"),
     },
     "rate.name": {
         "constant": ("step_epochs", "factor", "floor"),
@@ -86,6 +95,9 @@ _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
         "gossip": ("schedule", *_OUTER, *_ELASTIC),
         "push-sum": ("schedule", "earlier", *_OUTER, *_ELASTIC),
         "delayed": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP),
+        "parameter-server": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP),
+        "downpour": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP),
+        "async-easgd": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP),
     },
     "sync.outer": {
         "average": ("outer_rate", "outer_momentum", "outer_nesterov"),
@@ -111,6 +123,7 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f'sync.outer_momentum is {momentum}; it must be 0 or more and below 1, or "auto"'
     if (config.sync.topology == "matrix") != bool(config.sync.matrix):
         yield 'sync.topology = "matrix" and sync.matrix, a row of weights a worker, need each other; set both, or neither'
+    yield from _server_contradictions(config)
     flat = config.flat()
     for chooser, unused in _UNUSED.items():
         section = chooser.partition(".")[0]
@@ -118,3 +131,30 @@ def _contradictions(config: Config) -> Iterator[str]:
         for key in unused.get(chosen, ()):
             if flat[f"{section}.{key}"] != defaults[key]:
                 yield f'{section}.{key} means nothing to "{chosen}"; leave it out, or set it to {as_toml(defaults[key])}'
+
+
+_WITH_SERVER = {
+    "parameter-server": ("fetch", "push", "beta"),
+    "downpour": ("compensation", "beta"),
+    "async-easgd": ("compensation", "warm", "fetch", "push"),
+}
+"""Synchronisers with a server, and the keys of [server] that mean nothing to each."""
+
+_BY_CONSISTENCY = {"bound": ("ssp", "asp"), "threshold": ("asp",)}
+"""Keys of [server] that mean something under some consistencies alone."""
+
+
+def _server_contradictions(config: Config) -> Iterator[str]:
+    keys, defaults, name = msgspec.to_builtins(config.server), msgspec.to_builtins(ServerConfig()), config.sync.name
+    unused = _WITH_SERVER.get(name, tuple(keys))
+    for key, value in keys.items():
+        default = f"leave it out, or set it to {as_toml(defaults[key])}"
+        if key in unused and value != defaults[key]:
+            others = [other for other, not_for in _WITH_SERVER.items() if key not in not_for]
+            yield f'server.{key} means nothing to sync.name = "{name}", but to {", ".join(others)}; {default}'
+        if key in _BY_CONSISTENCY and value != defaults[key] and keys["consistency"] not in _BY_CONSISTENCY[key]:
+            yield f'server.{key} means nothing to "{keys["consistency"]}"; {default}'
+    if name in _WITH_SERVER and config.run.checkpoint_every:
+        yield f'run.checkpoint_every: with sync.name = "{name}" letters are on their way within an epoch; set it to 0: after each epoch'
+    if name in _WITH_SERVER and config.sync.reducer != "auto":
+        yield f'sync.reducer = "{config.sync.reducer}" means nothing to "{name}", whose workers add nothing up; leave it out'

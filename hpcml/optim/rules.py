@@ -108,6 +108,24 @@ class AdamW(_Blind):
 
 
 @dataclass(frozen=True, slots=True)
+class AdaGrad(_Blind):
+    """A rate for each parameter that falls with the squares seen: s = s + g g, p = p - rate g / (sqrt(s) + epsilon).
+
+    References:
+        Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic optimization, JMLR 2011.
+    """
+
+    rate: float | Rate
+    epsilon: float = 1e-10
+    decay: float = 0.0
+    slots: int = field(init=False, default=1)
+
+    def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
+        """Overwrite a block by one step; see Rule."""
+        kernels.adagrad(p, g, s[0], scratch, rate=rate, epsilon=self.epsilon, decay=self.decay)
+
+
+@dataclass(frozen=True, slots=True)
 class LARS:
     """Momentum with a rate for each parameter array in proportion to its norm, for large batches.
 

@@ -10,6 +10,7 @@ from hpcml.arrays import span
 from hpcml.comm.communicator import Communicator, Op, everywhere
 from hpcml.data import Batch, Loader, ShardedDataset
 from hpcml.data.ledger import Ledger, to_plain, verdict
+from hpcml.data.portions import Portions
 from hpcml.errors import DataError
 
 
@@ -22,7 +23,7 @@ class Audit:
         comm: all ranks.
     """
 
-    def __init__(self, data: ShardedDataset, loader: Loader, comm: Communicator) -> None:
+    def __init__(self, data: ShardedDataset, loader: Loader | Portions, comm: Communicator) -> None:
         own = span(data.rows, comm.size, comm.rank)
         self._data, self._loader, self._comm, self._ledger = data, loader, comm, Ledger(own.start, own.stop)
         self._broken: set[int] = set()

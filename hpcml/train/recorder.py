@@ -91,6 +91,7 @@ class Recorder(Hook):
             "hosts": sorted(set(trainer.hosts)),
             "conditions": conditions(),
             "versions": versions(),
+            **trainer.pace.measured(trainer),
         }
 
     def _mend(self, trainer: Trainer, epochs: int) -> None:

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import closing
 from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Array, choose_device, span
+from hpcml.arrays import Array, choose_device
 from hpcml.comm.communicator import Communicator, everywhere
-from hpcml.data import Batch, Loader, Sampler, ShardedDataset
+from hpcml.data import Batch, Sampler, ShardedDataset
 from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError, TargetError
 from hpcml.nn import Loss, Model, Tail, Workspace
 from hpcml.optim import Rule
 from hpcml.sync import Nodes, Plan
+from hpcml.sync.server import ParameterServer
 from hpcml.train.audit import Audit
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
 from hpcml.train.evaluation import evaluate
 from hpcml.train.hooks import Hook
 from hpcml.train.meters import EpochMeter, metrics
+from hpcml.train.pace import hosted, hosts, pace
 from hpcml.train.progress import Progress
 from hpcml.train.saving import Saving, go_on, save
 from hpcml.train.start import init
@@ -36,7 +37,7 @@ class Trainer:
         model: its arena becomes the run's, and moves to the device.
         loss: such as ``softmax_cross_entropy``.
         optimizer: such as ``SGD(rate=0.1, momentum=0.9)``.
-        sync: such as ``EveryStep()`` or ``LocalSteps(every=8)``.
+        sync: such as ``EveryStep()``, ``LocalSteps(every=8)`` or ``ParameterServer()``.
         data: rows with targets.
         batch: B, rows of the global batch, whatever the number of ranks.
         workers: V; left out, the number of ranks at the first start, which the checkpoint remembers.
@@ -61,7 +62,7 @@ class Trainer:
         model: Model,
         loss: Loss,
         optimizer: Rule,
-        sync: Plan,
+        sync: Plan | ParameterServer,
         data: ShardedDataset,
         *,
         batch: int,
@@ -84,18 +85,18 @@ class Trainer:
         first = {"virtual workers": workers, "saving": saving, "threads": threads, "device": device, "synchroniser": sync}
         self.comm.agree_all(first, "the run's")
         found = saving.newest(self.comm, self.notes) if saving else None
-        self.workers = workers or (found.manifest["workers"] if found else self.comm.size)
-        require_hosts(self.workers, self.comm.size)
+        self.workers = workers or (found.manifest["workers"] if found else hosts(sync, self.comm.size))
+        require_hosts(self.workers, hosts(sync, self.comm.size))
         self.nodes = Nodes(self.comm)
-        run = span(self.workers, self.comm.size, self.nodes.order.rank)
-        self.hosted = range(run.start, run.stop)
+        self.hosted = hosted(sync, self.workers, self.comm.size, self.nodes.order.rank)
         fix_blas_threads(self.nodes.inside.size, sync.sum.exact, threads)
         with self.comm.together():
             require_fit(model, loss, data)
             model.move(choose_device(device, self.nodes.inside.rank))
             self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
             place = model.arena.device.place
-            self.loader = Loader(data, self.sampler, self.hosted, dtype=model.arena.dtype, place=place, **(loading or {}))
+            self.pace = pace(sync)(data, self.sampler, self.hosted, dtype=model.arena.dtype, place=place, **(loading or {}))
+        self.loader: Any = self.pace.loader
         self.audit = Audit(data, self.loader, self.comm)
         self.identity = identify(self, sync, sampling or {})
         kind = "cpu" if model.arena.device.index is None else "gpu"
@@ -103,7 +104,8 @@ class Trainer:
         if sync.sum.exact:
             require_equal_conditions(self.comm)
         self.comm.broadcast(model.arena.data)
-        self.sync = sync.start(model.arena, self.nodes, self.workers, optimizer)
+        self.plan: Any = sync
+        self.sync: Any = sync.start(model.arena, self.nodes, self.workers, optimizer)
         self.notes += [self.nodes.note] if self.nodes.note else []
         self.hosts = [name.decode() for name in self.comm.all_gather_bytes(self.comm.host.encode())]
         self.count = self.epoch = self.position = 0
@@ -119,7 +121,7 @@ class Trainer:
         """Take one step: each hosted worker's gradient, what the synchroniser makes of all workers', the update."""
         for batch in batches:
             self.sync.enter(batch.worker)
-            self._differentiate(batch)
+            self.differentiate(batch)
             self.sync.leave(batch.worker, self.count)
         sums = self.sync.exchange(self.count)
         if sums is not None:
@@ -136,7 +138,8 @@ class Trainer:
                 hook.before_run(self, epochs)
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # what is not finite is found and named by us
                 while self.epoch < epochs:
-                    self._run_epoch()
+                    self.pace.run_epoch(self)
+                    self._close_epoch()
             self.sync.consensus()
             self.save()
         except BaseException:
@@ -152,6 +155,11 @@ class Trainer:
         if self.saving and self._saved != self.count:
             self.weights_sha256, self._saved = save(self, self.saving), self.count
 
+    def save_on_the_way(self) -> None:
+        """Write a checkpoint in the middle of an epoch, where one is due."""
+        if self.saving and self.saving.every and self.count % self.saving.every == 0 and self.position < self.sampler.steps:
+            self.save()
+
     def evaluate(self, data: ShardedDataset) -> dict[str, float]:
         """Return loss and metrics of the mean model over all rows of a data set, equal on all ranks."""
         self._require_no_fault(self.sync.consensus())
@@ -159,6 +167,7 @@ class Trainer:
 
     def close(self) -> None:
         """Give back shared memory, communicators and files; every rank calls it, and neither model nor trainer is used afterwards."""
+        self.pace.close(self)
         self.nodes.close()
         self.data.close()
         if self.test is not None:
@@ -167,17 +176,6 @@ class Trainer:
     def where(self) -> str:
         """Return the position in words, for messages."""
         return f"epoch {self.epoch}, step {self.position}"
-
-    def _run_epoch(self) -> None:
-        with closing(self.loader.batches(self.epoch, self.position)) as epoch:
-            for batches in epoch:
-                self.step(batches)
-                self.position += 1
-                if self.saving and self.saving.every and self.count % self.saving.every == 0 and self.position < self.sampler.steps:
-                    self.save()
-                for hook in self.hooks:
-                    hook.after_step(self)
-        self._close_epoch()
 
     def _close_epoch(self) -> None:
         pending = self.sync.consensus()
@@ -193,7 +191,7 @@ class Trainer:
         for hook in self.hooks:
             hook.after_epoch(self, self.metrics)
 
-    def _differentiate(self, batch: Batch) -> None:
+    def differentiate(self, batch: Batch) -> None:
         """Leave in the arena the sums over this worker's rows: gradient, weight, loss, hits; or one fault and zeros.
 
         The tail is written before backward: from then on parts of the vector may be on their way to other nodes.
@@ -279,7 +277,7 @@ def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
         )
 
 
-def identify(trainer: Trainer, sync: Plan, sampling: dict[str, Any]) -> dict[str, str]:
+def identify(trainer: Trainer, sync: Plan | ParameterServer, sampling: dict[str, Any]) -> dict[str, str]:
     """Return in plain words everything that decides the bits of a run; a resumed run must have the same."""
     return {
         "parameter layout": f"{trainer.model.arena.fingerprint()} of {trainer.model.describe()}",

@@ -82,7 +82,7 @@ def run_on_host(compiled):
 def vectors(dtype, count, n=1003):
     random = np.random.default_rng(5)
     values = (random.standard_normal((count, n)) * 10.0 ** random.integers(-6, 6, n)).astype(dtype)
-    np.abs(values[3], out=values[3])  # the second state of AdamW is a mean of squares
+    np.abs(values[3], out=values[3])  # the second state of AdamW is a mean of squares, AdaGrad's a sum
     return list(values)
 
 
@@ -93,6 +93,8 @@ RULES = {
         if m or not nesterov
     },
     "adamw": (kernels.adamw, {"rate": 0.003, "betas": (0.9, 0.999), "epsilon": 1e-8, "decay": 0.01}),
+    "adagrad": (kernels.adagrad, {"rate": 0.1, "epsilon": 1e-10, "decay": 0.0}),
+    "adagrad decay": (kernels.adagrad, {"rate": 0.1, "epsilon": 1e-10, "decay": 0.013}),
     "lars": (kernels.lars, {"rate": 0.1, "momentum": 0.9, "decay": 0.0}),
     "lars decay": (kernels.lars, {"rate": 0.1, "momentum": 0.9, "decay": 0.013}),
 }
@@ -106,6 +108,8 @@ def three_steps(step, options, p, gradients, v, w, scratch):
             step(p, g, (v, w), scratch, number, **options)
         elif step is kernels.sgd:
             step(p, g, v if options["momentum"] else None, scratch, **options)
+        elif step is kernels.adagrad:
+            step(p, g, w, scratch, **options)
         else:
             step(p, g, v, scratch, **options)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpcml.optim import LARS, SGD, AdamW, Clipped, Scratch, apply_whole
+from hpcml.optim import LARS, SGD, AdaGrad, AdamW, Clipped, Scratch, apply_whole
 from tests.laws import RuleLaws
 
 
@@ -65,6 +65,19 @@ class TestAdamW(RuleLaws):
             v = 0.95 * v + 0.05 * g**2
             p = p - rate * 0.1 * p
             p = p - rate * (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-6)
+        return p
+
+
+class TestAdaGrad(RuleLaws):
+    def make(self, rate):
+        return AdaGrad(rate, epsilon=1e-6, decay=0.1)
+
+    def textbook(self, p, gradients, rates):
+        s = 0
+        for g, rate in zip(gradients, rates, strict=True):
+            g = g + 0.1 * p
+            s = s + g**2
+            p = p - rate * g / (np.sqrt(s) + 1e-6)
         return p
 
 
@@ -141,7 +154,7 @@ def test_blocks_cover_the_vector_once_with_scratch_of_their_length(monkeypatch, 
         assert covered == list(range(whole.start, whole.stop))
 
 
-@pytest.mark.parametrize("laws", [TestPlainSGD, TestSGDWithDecay, TestMomentum, TestNesterov, TestAdamW])
+@pytest.mark.parametrize("laws", [TestPlainSGD, TestSGDWithDecay, TestMomentum, TestNesterov, TestAdamW, TestAdaGrad])
 def test_pytorch_takes_the_same_steps(laws):
     torch = pytest.importorskip("torch")
     p, gradients = laws().case(5)
@@ -149,6 +162,8 @@ def test_pytorch_takes_the_same_steps(laws):
     weight = torch.nn.Parameter(torch.tensor(p))
     if isinstance(rule, SGD):
         theirs = torch.optim.SGD([weight], lr=0.1, momentum=rule.momentum, nesterov=rule.nesterov, weight_decay=rule.decay)
+    elif isinstance(rule, AdaGrad):
+        theirs = torch.optim.Adagrad([weight], lr=0.1, eps=rule.epsilon, weight_decay=rule.decay)
     else:
         theirs = torch.optim.AdamW([weight], lr=0.1, betas=(rule.beta1, rule.beta2), eps=rule.epsilon, weight_decay=rule.decay)
     for gradient in gradients:

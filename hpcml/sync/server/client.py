@@ -1,0 +1,176 @@
+"""A worker's side of a parameter server: its copy of the parameters, what it owes, and what it waits for.
+
+A worker's work is a generator: it yields a question, and goes on when the answer is yes. So one rank can host several workers.
+Letters: n parameters, S shards; one letter a shard is open at most, and what comes meanwhile is added to what is owed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Protocol
+
+import numpy as np
+
+from hpcml.arrays import aligned
+from hpcml.nn.arena import Arena, Tail
+from hpcml.sync.server.deal import Portion
+from hpcml.sync.server.letters import HEAD_BYTES, Field, Kind, body, dense, head, note, positions, weight, write_head
+from hpcml.sync.server.measures import Measures
+from hpcml.sync.server.post import Post
+from hpcml.sync.server.shard import WHOLE
+
+Program = Generator[Callable[[], bool], None, None]
+"""A worker's work: yields what must hold before it goes on."""
+
+
+class Work(Protocol):
+    """What the trainer does for a worker."""
+
+    steps: int
+    """Portions of a lane in an epoch."""
+
+    def compute(self, worker: int, portion: Portion) -> None:
+        """Leave in the arena the sums over the portion's rows at the parameters that it points to: gradient and tail."""
+
+
+def always() -> bool:
+    """Return True: the worker has no reason to wait, but others on its rank may have work."""
+    return True
+
+
+class Client:
+    """One hosted worker.
+
+    Args:
+        worker: its number.
+        arena: of the model, pointed at this worker's copy while it computes.
+        spans: of the shards.
+        homes: the rank of each shard.
+        post: the rank's letters.
+        share: what a mean gradient is multiplied by: 1 / V where writes are taken one by one.
+    """
+
+    def __init__(self, worker: int, arena: Arena, spans: list[slice], homes: list[int], post: Post, share: float) -> None:
+        self.worker, self.arena, self.spans, self.homes, self.post, self.share = worker, arena, spans, homes, post, share
+        self.view = aligned(arena.n, arena.dtype)
+        self.owed = aligned(arena.n, arena.dtype)
+        self.sums = np.zeros(len(Tail))
+        self.measures = Measures()
+        self.answers: dict[int, np.ndarray] = {}
+        self.grad = arena.grad
+        self.slots = aligned((0, arena.n), arena.dtype)
+        self._total = np.zeros(1, np.int64)
+        self.begin([], None)
+
+    def begin(self, seen: list[int], portions: list[Portion] | None) -> None:
+        """Start an epoch, with nothing open; `seen` and `portions` are a record to follow, or empty and None."""
+        self.open: set[int] = set()
+        self.owes: set[int] = set()
+        self.clocks = [0] * len(self.spans)
+        self.dealt: deque[Portion | None] = deque()
+        self.taken: list[Portion] = []
+        self.stopped = False
+        self.seen = list[int]()
+        self._recorded, self.replaying = deque(seen), portions is not None
+        self.script = deque(portions or [])
+
+    @property
+    def total(self) -> int:
+        """Gradients that this worker has computed since the run began."""
+        return int(self._total[0])
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what restores this worker between two epochs; the run's own memory, not copies."""
+        return {"data": self.view, "owed": self.owed, "slots": self.slots, "sums": self.sums, "total": self._total}
+
+    def deliver(self, letter: np.ndarray) -> None:
+        """Take an answer; called where the letters are taken."""
+        self.answers[int(head(letter)[Field.SHARD])] = letter
+
+    def compute(self, work: Work, portion: Portion) -> float:
+        """Compute the gradient of a portion at this worker's copy; return the weight of its rows, and enter its tail."""
+        self.arena.point(data=self.view, grad=self.grad)
+        work.compute(self.worker, portion)
+        tail = self.grad[self.arena.n :]
+        self.sums += tail
+        self._total += 1
+        if tail[Tail.FAULTS]:
+            self.cry()
+        return float(tail[Tail.WEIGHT])
+
+    def cry(self) -> None:
+        """Tell all ranks that there is no use in going on."""
+        for rank in range(self.post.mail.size):
+            self.post.send(rank, note(self.post.mail, Kind.STOP, self.worker), -1)
+
+    def scale(self, rows: float) -> None:
+        """Make the gradient in the arena this worker's share of a mean."""
+        self.grad[: self.arena.n] *= self.grad.dtype.type(self.share / rows if rows else 0.0)
+
+    def all_answered(self) -> bool:
+        """Return whether an answer has come to everything open."""
+        return all(shard in self.answers for shard in self.open)
+
+    def collect(self, awaits: bool) -> Program:
+        """Bring the copy up to date: with all answers, or with those that have come."""
+        if awaits:
+            yield self.all_answered
+        elif self.replaying:
+            wanted = self._bits(self._recorded.popleft())
+            yield lambda: all(shard in self.answers for shard in wanted)
+        came = [shard for shard in self.open if shard in self.answers]
+        if not awaits:
+            came = wanted if self.replaying else came
+            self.seen.append(sum(1 << shard for shard in came))
+        for shard in came:
+            self._read(self.answers.pop(shard))
+            self.open.discard(shard)
+
+    def _bits(self, number: int) -> list[int]:
+        return [shard for shard in range(len(self.spans)) if number >> shard & 1]
+
+    def _read(self, letter: np.ndarray) -> None:
+        """Overwrite this worker's copy by an answer, and measure how far it was."""
+        span, where = self.spans[int(head(letter)[Field.SHARD])], positions(letter)
+        values, mine = body(letter, self.arena.dtype), self.view[span]
+        if where is not None:
+            mine[where] = values
+        elif values.size:
+            if self.clocks[0] % MEASURED == 1:
+                self.measures.take_drift(mine, values)
+            mine[:] = values
+        self.post.mail.give_back(letter)
+
+    def write(self, shard: int, values: np.ndarray, rows: float, answer: int = WHOLE) -> None:
+        """Write numbers (m,) of the span of a shard that is not open."""
+        letter = dense(self.post.mail, values.size, self.arena.dtype)
+        write_head(letter, Kind.WRITE, self.worker, shard, self.clocks[shard])
+        letter[HEAD_BYTES:].view(self.arena.dtype)[:] = values
+        self.send_write(shard, letter, rows, answer)
+
+    def send_write(self, shard: int, letter: np.ndarray, rows: float, answer: int) -> None:
+        """Send a write whose head lacks weight and answer alone."""
+        weight(letter)[0] = rows
+        head(letter)[Field.ANSWER] = answer
+        self.clocks[shard] += 1
+        self.open.add(shard)
+        self.post.send(self.homes[shard], letter, shard)
+
+    def ask(self) -> Program:
+        """Ask all shards for their parameters and wait for them."""
+        for shard, home in enumerate(self.homes):
+            letter = note(self.post.mail, Kind.ASK, self.worker, shard)
+            head(letter)[Field.ANSWER] = WHOLE
+            self.open.add(shard)
+            self.post.send(home, letter, shard)
+        yield from self.collect(True)
+
+    def leave(self) -> None:
+        """Tell all shards that this worker has no more work in this epoch."""
+        for shard, home in enumerate(self.homes):
+            self.post.send(home, note(self.post.mail, Kind.LEFT, self.worker, shard))
+
+
+MEASURED = 16
+"""Of so many answers one is compared with the copy that it replaces: a pass over the parameters that nothing else needs."""

@@ -1,0 +1,180 @@
+"""Who is served when: the consistency models of a server as a state machine, without arrays and without messages.
+
+A gate takes note of what has arrived (`push`, `pull`, `leave`) and says in which order it is done (`ready`). That order is all that
+a shard's numbers depend on. It is recorded, and a gate that is given a recorded order follows it, whatever comes first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from typing import Protocol
+
+from hpcml.errors import CommError
+from hpcml.sync.server.consistency import Consistency
+
+
+class Act(IntEnum):
+    """What a shard does for a worker."""
+
+    PUSH = 0
+    """Take the worker's next write."""
+    PULL = 1
+    """Answer the worker with the parameters as they are now."""
+    LEAVE = 2
+    """Wait for this worker no more in this epoch."""
+    APPLY = 3
+    """Make one write of those taken since the last APPLY; only where writes are taken clock by clock."""
+
+
+Event = tuple[Act, int]
+"""What is done, and for which worker."""
+
+
+class Gate(Protocol):
+    """Orders what arrives at one shard in one epoch."""
+
+    clocks: list[int]
+    """Writes taken, by worker."""
+    refused: int
+    """Writes that had come before and were not taken again."""
+
+    def push(self, worker: int, clock: int) -> bool:
+        """Take note of a write; return whether it is new: a write that has come before is never taken again."""
+
+    def pull(self, worker: int) -> None:
+        """Take note that a worker asks for the parameters."""
+
+    def leave(self, worker: int) -> None:
+        """Take note that a worker has no more work in this epoch."""
+
+    def ready(self) -> Iterator[Event]:
+        """Yield, once each, what is to be done now, in order."""
+
+
+class _Noted:
+    """What gates share: which writes have come."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers, self.refused = workers, 0
+        self.clocks = [0] * workers
+        self._seen = [0] * workers
+
+    def push(self, worker: int, clock: int) -> bool:
+        """Take note of a write; return whether it is new."""
+        if clock < self._seen[worker]:
+            self.refused += 1
+            return False
+        if clock > self._seen[worker]:
+            raise CommError(f"worker {worker} wrote clock {clock}, expected {self._seen[worker]}: a write was lost on the way")
+        self._seen[worker] += 1
+        self._arrived(Act.PUSH, worker)
+        return True
+
+    def pull(self, worker: int) -> None:
+        """Take note that a worker asks for the parameters."""
+        self._arrived(Act.PULL, worker)
+
+    def leave(self, worker: int) -> None:
+        """Take note that a worker has no more work in this epoch."""
+        self._arrived(Act.LEAVE, worker)
+
+    def _arrived(self, act: Act, worker: int) -> None:
+        """Take note of an event."""
+
+
+class LiveGate(_Noted):
+    """Serves in the order of arrival, as far as the consistency model allows.
+
+    Args:
+        consistency: the model.
+        workers: V.
+        warm: clocks that worker 0 works alone before any other worker is answered for the first time.
+    """
+
+    def __init__(self, consistency: Consistency, workers: int, warm: int = 0) -> None:
+        super().__init__(workers)
+        self._bound, self._whole, self._warm = consistency.bound, consistency.whole, warm
+        self._gone = [False] * workers
+        self._writes: list[int] = []
+        self._asked: list[int] = []
+        self._leaving: list[int] = []
+        self._coming: set[int] = set()
+
+    def announce(self, worker: int) -> None:
+        """Take note that a write is on its way: nobody else reads until it has come (the selective barrier)."""
+        self._coming.add(worker)
+
+    def _arrived(self, act: Act, worker: int) -> None:
+        {Act.PUSH: self._writes, Act.PULL: self._asked, Act.LEAVE: self._leaving}[act].append(worker)
+        if act is Act.PUSH:
+            self._coming.discard(worker)
+
+    def ready(self) -> Iterator[Event]:
+        """Yield what is to be done now: writes, then the answers that they allow."""
+        for worker in self._leaving:
+            self._gone[worker] = True
+            yield Act.LEAVE, worker
+        self._leaving.clear()
+        while self._writes_due():
+            for worker in sorted(self._writes) if self._whole else list(self._writes):
+                self._writes.remove(worker)
+                self.clocks[worker] += 1
+                yield Act.PUSH, worker
+            if self._whole:
+                yield Act.APPLY, 0
+        for worker in [worker for worker in self._asked if self._may_read(worker)]:
+            self._asked.remove(worker)
+            yield Act.PULL, worker
+
+    def _writes_due(self) -> bool:
+        if not self._whole:
+            return bool(self._writes)
+        return bool(self._writes) and all(gone or worker in self._writes for worker, gone in enumerate(self._gone))
+
+    def _may_read(self, worker: int) -> bool:
+        clock = self.clocks[worker]
+        if worker and not clock and not self._gone[0] and self.clocks[0] < self._warm:
+            return False
+        # A write that waits for those of others is read with them, not before.
+        if worker in self._writes or self._coming - {worker}:
+            return False
+        return self._bound is None or clock - self.slowest() <= self._bound
+
+    def slowest(self) -> int:
+        """Return the smallest clock of the workers that still work; where none does, the largest of all."""
+        return min((c for c, gone in zip(self.clocks, self._gone, strict=True) if not gone), default=max(self.clocks))
+
+
+class ReplayGate(_Noted):
+    """Serves in a recorded order, whatever comes first.
+
+    Args:
+        order: every event of the epoch at this shard.
+        workers: V.
+    """
+
+    def __init__(self, order: Sequence[Event], workers: int) -> None:
+        super().__init__(workers)
+        self._order = deque(order)
+        self._waiting = {(act, worker): 0 for act in Act for worker in range(workers)}
+
+    def announce(self, worker: int) -> None:
+        """Do nothing: the order is known."""
+
+    def _arrived(self, act: Act, worker: int) -> None:
+        self._waiting[act, worker] += 1
+
+    def missing(self) -> int:
+        """Return how many recorded events have not come yet."""
+        return len(self._order)
+
+    def ready(self) -> Iterator[Event]:
+        """Yield what the record says comes next, as long as it has arrived."""
+        while self._order and (self._order[0][0] is Act.APPLY or self._waiting[self._order[0]]):
+            act, worker = self._order.popleft()
+            self._waiting[act, worker] -= 1
+            if act is Act.PUSH:
+                self.clocks[worker] += 1
+            yield act, worker

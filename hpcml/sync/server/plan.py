@@ -1,0 +1,71 @@
+"""A parameter server as the user writes it: consistency, what workers do, where shards live; and where that puts everything.
+
+Letters: V workers, S shards, P ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hpcml.arrays import namespace
+from hpcml.errors import ConfigError
+from hpcml.nn.arena import Arena
+from hpcml.optim import Rule
+from hpcml.sync.nodes import Nodes
+from hpcml.sync.server.consistency import TAP, Consistency
+from hpcml.sync.server.programs import ElasticWorker, Gradients, Worker
+from hpcml.sync.server.running import Running
+from hpcml.sync.synchroniser import ExactTree, Sum
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterServer:
+    """Let workers write to and read from shards of the parameters, each when it is ready, as far apart as the consistency allows.
+
+    Args:
+        consistency: BSP(), SSP(bound), ASP(threshold, bound), BAP() or TAP().
+        worker: Gradients(), Downpour(fetch, push) or ElasticWorker(every, beta).
+        servers: ranks that serve and do not compute; 0: every rank does both, with as many shards as workers.
+        stealing: whether a worker whose rows of an epoch are used up takes over others'.
+        compensation: lambda of DC-ASGD; 0 for none.
+        warm: steps that worker 0 takes alone when the run begins.
+        replay: the folder of a run whose recorded order of arrival this one follows; empty to go as it comes.
+
+    References:
+        Li et al., Scaling distributed machine learning with the parameter server, OSDI 2014; Dean et al., NIPS 2012.
+    """
+
+    consistency: Consistency = field(default_factory=TAP)
+    worker: Worker = field(default_factory=Gradients)
+    servers: int = 0
+    stealing: bool = False
+    compensation: float = 0.0
+    warm: int = 0
+    replay: str = field(default="", repr=False)
+    sum: Sum = field(default_factory=ExactTree, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no sense together, with the nearest choice that does."""
+        if self.servers < 0 or self.warm < 0 or self.compensation < 0:
+            numbers = f"server.ranks is {self.servers}, server.warm {self.warm}, server.compensation {self.compensation}"
+            raise ConfigError(f"{numbers}; each is 0 or more")
+        if self.consistency.whole and not isinstance(self.worker, Gradients):
+            kind = type(self.worker).__name__
+            raise ConfigError(f"{kind} workers write at their own time, and bsp takes writes clock by clock; choose tap, bap or ssp")
+        if self.consistency.threshold and not isinstance(self.worker, Gradients):
+            raise ConfigError("the significance filter is for workers that write gradients; choose tap, bap or ssp")
+        if self.compensation and (self.consistency.whole or not isinstance(self.worker, Gradients)):
+            raise ConfigError("delay compensation is for late gradients; leave server.compensation out, or choose tap, bap or ssp")
+        if self.warm and self.consistency.whole:
+            raise ConfigError("bsp needs no warm start: leave server.warm out, or choose tap, bap or ssp")
+
+    def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Running:
+        """Return the synchroniser of one run, with all its memory."""
+        if namespace(arena.data) is not np:
+            raise ConfigError('a parameter server keeps its numbers in host memory; set run.device = "cpu", or choose every-step')
+        if rule.looks and not isinstance(self.worker, ElasticWorker):
+            text = f"{type(rule).__name__} looks at whole vectors, of which a shard sees a part"
+            raise ConfigError(f"{text}; choose sgd, adagrad or adamw without clipping, or another sync.name")
+        return Running(self, arena, nodes, workers, rule)

@@ -1,0 +1,292 @@
+"""One rank of a parameter server in a run: its shards, its workers, its letters.
+
+Letters: n parameters, V workers, S shards, k rule states.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpcml.arrays import aligned, spans
+from hpcml.errors import ConfigError
+from hpcml.nn.arena import Arena, Tail
+from hpcml.optim import Rule
+from hpcml.sync.conits import Conits
+from hpcml.sync.nodes import Nodes
+from hpcml.sync.server.client import Client, Program, Work
+from hpcml.sync.server.deal import Deal, Portion
+from hpcml.sync.server.gate import LiveGate, ReplayGate
+from hpcml.sync.server.letters import HEAD_BYTES, Field, Kind, head, note
+from hpcml.sync.server.measures import Measures
+from hpcml.sync.server.placement import Placement
+from hpcml.sync.server.post import Post
+from hpcml.sync.server.record import Record
+from hpcml.sync.server.shard import Shard
+from hpcml.sync.server.tables import Table
+from hpcml.sync.server.termination import Termination, Verdict
+from hpcml.sync.synchroniser import Arrays
+
+if TYPE_CHECKING:
+    from hpcml.sync.server.plan import ParameterServer
+
+DESK = 0
+"""The rank that deals portions and finds out when all work is done."""
+
+
+class Running:
+    """The synchroniser of one run with a parameter server: epochs instead of steps are what all ranks do together."""
+
+    def __init__(self, plan: ParameterServer, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> None:
+        self.plan, self.arena, self.rule, self.workers, self._comm = plan, arena, rule, workers, nodes.order
+        rank, place = self._comm.rank, Placement.of(plan.servers, workers, self._comm.size)
+        self.place, self.spans = place, spans(arena.n, plan.servers or workers)
+        self.mean = arena.vector()
+        self.mean[:] = arena.data
+        self._own_grad, self._epochs, self._stale = arena.grad, 0, False
+        mail = self._comm.mail()
+        self.post = Post(mail, self._take, self._comm.threaded and self._comm.size > 1)
+        whole = plan.consistency.whole
+        self.shards = {s: self._shard(s, whole) for s in range(place.shards[rank].start, place.shards[rank].stop)}
+        hosted = range(place.workers[rank].start, place.workers[rank].stop)
+        share = 1.0 / workers
+        self.clients = {w: Client(w, arena, self.spans, place.homes(), self.post, share) for w in hosted}
+        for client in self.clients.values():
+            client.view[:] = arena.data
+            client.slots = aligned((rule.slots if plan.worker.own_model else 0, arena.n), arena.dtype)
+        self.record = Record()
+        self.measured: dict[str, Any] = {}
+        self.measures = Measures()
+        self._slots = aligned((0 if plan.worker.own_model else rule.slots, arena.n), arena.dtype)
+        self._writes, self._sums = np.zeros(len(self.spans), np.int64), np.zeros(len(Tail))
+        arena.point(data=self.mean)
+
+    def _shard(self, number: int, whole: bool) -> Shard:
+        span, plan = self.spans[number], self.plan
+        size, dtype = span.stop - span.start, self.arena.dtype
+        if HEAD_BYTES + size * dtype.itemsize >= 1 << 31:
+            raise ConfigError(f"a shard of {size:,} numbers does not fit into a letter of 2 GiB; set sync.servers to a larger number")
+        trained = min(max(self.arena.trained - span.start, 0), size)
+        updater = plan.worker.updater(self.rule, self.mean[span], trained, self.workers, plan.compensation)
+        table = Table(self.mean[span], updater, self.workers, whole)
+        return Shard(number, table, self._gate(number, None), self.post.mail, self._send)
+
+    def _gate(self, number: int, record: Record | None) -> LiveGate | ReplayGate:
+        if record is not None:
+            return ReplayGate(record.events(number, self.workers), self.workers)
+        return LiveGate(self.plan.consistency, self.workers, 0 if self._epochs else self.plan.warm)
+
+    def ready(self, span: slice) -> None:
+        """Do nothing: a gradient is written when it is whole."""
+
+    def run_epoch(self, work: Work, record: Record | None = None) -> None:
+        """Let all workers use up the portions of an epoch; every rank calls it.
+
+        Args:
+            work: what computes gradients.
+            record: an arrival order to follow; left out, workers and shards go as they can, and `record` tells how.
+        """
+        self._begin(work, record)
+        self.post.begin()
+        try:
+            programs = [self._program(client, work, record is not None) for client in self.clients.values()]
+            self._drive(programs)
+            self._report()
+            self.post.wait(lambda: self._over)
+        except BaseException:
+            self.post.stop()
+            raise
+        self.post.finish()
+        self._epochs += 1
+        self._stale = True
+        self._gather_record()
+
+    def _begin(self, work: Work, record: Record | None) -> None:
+        self._termination = Termination(self._comm.size)
+        self._deal = Deal(self.workers, work.steps, self.plan.stealing)
+        self._lanes = {worker: Deal(self.workers, work.steps, False) for worker in self.clients}
+        self._over = False
+        for number, shard in self.shards.items():
+            shard.begin(self._gate(number, record))
+        for worker, client in self.clients.items():
+            client.begin(record.seen.get(worker, []) if record else [], record.portions[worker] if record else None)
+            if not self.plan.worker.own_model:
+                client.view[:] = self.mean
+
+    def _program(self, client: Client, work: Work, replaying: bool) -> Program:
+        plan = self.plan
+        if plan.warm and client.worker and not self._epochs:
+            yield from client.ask()
+        following = self._next_recorded if replaying else self._next_dealt if plan.stealing else self._next_own
+        yield from plan.worker.run(client, work, following, plan.consistency, self.rule)
+
+    def _next_own(self, client: Client) -> Generator[Callable[[], bool], None, Portion | None]:
+        yield from ()
+        portion = None if client.stopped else self._lanes[client.worker].take(client.worker)
+        if portion is not None:
+            client.taken.append(portion)
+        return portion
+
+    def _next_recorded(self, client: Client) -> Generator[Callable[[], bool], None, Portion | None]:
+        yield from ()
+        portion = client.script.popleft() if client.script and not client.stopped else None
+        if portion is not None:
+            client.taken.append(portion)
+        return portion
+
+    def _next_dealt(self, client: Client) -> Generator[Callable[[], bool], None, Portion | None]:
+        """Ask for one portion ahead, so that the answer comes while this one is computed."""
+        if not client.taken:
+            self.post.send(DESK, note(self.post.mail, Kind.TICKET, client.worker))
+        yield lambda: bool(client.dealt)
+        portion = client.dealt.popleft()
+        if portion is not None:
+            client.taken.append(portion)
+            self.post.send(DESK, note(self.post.mail, Kind.TICKET, client.worker))
+        return portion
+
+    def _drive(self, programs: list[Program]) -> None:
+        """Run this rank's workers in turn, each as far as it can without waiting."""
+        waiting: list[tuple[Program, Callable[[], bool]]] = [(program, _now) for program in programs]
+        while waiting:
+            moved = False
+            for entry in list(waiting):
+                program, condition = entry
+                if not condition():
+                    continue
+                moved = True
+                waiting.remove(entry)
+                following = next(program, None)
+                if following is not None:
+                    waiting.append((program, following))
+                self.post.turn()
+            if not moved:
+                self.post.wait(lambda: any(condition() for _, condition in waiting))
+
+    def _send(self, to: int, letter: np.ndarray, urgency: int = 0) -> None:
+        self.post.send(to, letter, urgency)
+
+    def _take(self, source: int, letter: np.ndarray) -> None:
+        """Do what a letter wants; called where the letters are taken."""
+        fields = head(letter)
+        kind, worker = Kind(fields[Field.KIND]), int(fields[Field.WORKER])
+        if kind in (Kind.WRITE, Kind.ASK, Kind.COMING, Kind.LEFT):
+            self.shards[int(fields[Field.SHARD])].take(source, letter)
+            return
+        if kind is Kind.VIEW:
+            self.clients[worker].deliver(letter)
+            return
+        if kind is Kind.TICKET:
+            lane, step = self._deal.take(worker) or (-1, -1)
+            self.post.send(source, note(self.post.mail, Kind.PORTION, worker, clock=step, extra=lane), -1)
+        elif kind is Kind.PORTION:
+            lane, step = int(fields[Field.EXTRA]), int(fields[Field.CLOCK])
+            client = self.clients[worker]
+            client.dealt.append(None if lane < 0 or client.stopped else (lane, step))
+        elif kind is Kind.STOP:
+            for client in self.clients.values():
+                client.stopped = True
+        else:
+            self._take_control(kind, source, fields)
+        self.post.mail.give_back(letter)
+
+    def _take_control(self, kind: Kind, source: int, fields: np.ndarray) -> None:
+        """Find out together when all work is done."""
+        post = self.post
+        if kind is Kind.COUNT:
+            self._report()
+        elif kind is Kind.IDLE:
+            verdict = self._termination.report(source, int(fields[Field.CLOCK]), int(fields[Field.EXTRA]))
+            if verdict is not Verdict.WAIT:
+                for rank in range(self._comm.size):
+                    post.send(rank, note(post.mail, Kind.END if verdict is Verdict.END else Kind.COUNT, 0))
+        else:
+            self._over = True
+
+    def _report(self) -> None:
+        """Tell the desk that this rank's workers are done, and how many letters it has sent and taken by now."""
+        self.post.send(DESK, note(self.post.mail, Kind.IDLE, 0, clock=self.post.sent, extra=self.post.taken))
+
+    def _gather_record(self) -> None:
+        """Make the record of the epoch, and the measures so far, known on every rank."""
+        mine = Record(
+            {number: shard.log for number, shard in self.shards.items()},
+            {worker: client.seen for worker, client in self.clients.items()},
+            {worker: client.taken for worker, client in self.clients.items()},
+        )
+        self.record = Record()
+        for data in self._comm.all_gather_bytes(mine.to_bytes()):
+            self.record.merge(Record.from_bytes(data, "a rank's arrival order"))
+        counted = [*(shard.measures for shard in self.shards.values()), *(client.measures for client in self.clients.values())]
+        parts = [measures.plain() for measures in counted]
+        mail = self.post.mail
+        own = {"parts": parts, "bytes": mail.sent_bytes, "letters": mail.sent_letters, "waited": self.post.waited}
+        self.measures = Measures()
+        found = [json.loads(data) for data in self._comm.all_gather_bytes(json.dumps(own).encode())]
+        for part in found:
+            for plain in part["parts"]:
+                self.measures.add(plain)
+        self.measured = self.measures.plain() | {
+            "bytes_sent": sum(part["bytes"] - HEAD_BYTES * part["letters"] for part in found),
+            "letters_sent": sum(part["letters"] for part in found),
+            "seconds_waited": sum(part["waited"] for part in found),
+        }
+
+    def conits(self) -> Conits:
+        """Return how far the workers' copies were apart, as measured in this start."""
+        return self.measures.conits()
+
+    def consensus(self) -> np.ndarray:
+        """Point the arena at the shards' parameters, and return the sums of all workers' tails since the run began."""
+        if self._stale:
+            self._spread()
+            self._stale = False
+        self.arena.point(data=self.mean, grad=self._own_grad)
+        return self._sums.copy()
+
+    def _spread(self) -> None:
+        """Give every rank all shards' numbers and all workers' sums."""
+        for number, (span, home) in enumerate(zip(self.spans, self.place.homes(), strict=True)):
+            part = self.mean[span]
+            if number in self.shards:
+                part[:] = self.shards[number].table.data
+            self._comm.broadcast(part, home)
+        sums = np.zeros((self.workers, len(Tail)))
+        for worker, client in self.clients.items():
+            sums[worker] = client.sums
+        self._comm.all_reduce(sums)
+        self._sums = np.add.reduce(sums, axis=0)
+
+    def shared_state(self) -> Arrays:
+        """Return parameters, the rule's states and the numbers of writes, brought together; every rank calls it."""
+        for number, (span, home) in enumerate(zip(self.spans, self.place.homes(), strict=True)):
+            part, count = np.ascontiguousarray(self._slots[:, span]), self._writes[number : number + 1]
+            if number in self.shards:
+                part[:], count[0] = self.shards[number].table.slots, self.shards[number].table.writes
+            self._comm.broadcast(part, home)
+            self._comm.broadcast(count, home)
+            self._slots[:, span] = part
+        return {"weights": self.mean, "slots": self._slots, "writes": self._writes}
+
+    def settle(self) -> None:
+        """Take what was restored into the shards; the next epoch begins there."""
+        for number, shard in self.shards.items():
+            span = self.spans[number]
+            shard.table.data[:], shard.table.slots[:] = self.mean[span], self._slots[:, span]
+            shard.table.writes = int(self._writes[number])
+        self._epochs, self._stale = 1, True
+
+    def worker_state(self, worker: int) -> Arrays:
+        """Return a hosted worker's copy, what it owes, its states and its sums."""
+        return self.clients[worker].state()
+
+    def close(self) -> None:
+        """Give back the letter box; every rank calls it."""
+        self.post.mail.close()
+
+
+def _now() -> bool:
+    return True

@@ -1,0 +1,143 @@
+"""One shard of a parameter server: letters in, the gate's order, a table, letters out.
+
+It waits for nothing and knows no ranks but those of the letters; whoever takes the mail hands them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hpcml.comm.mail import Mail
+from hpcml.sync.server.gate import Act, LiveGate, ReplayGate
+from hpcml.sync.server.letters import (
+    HEAD_BYTES,
+    Field,
+    Kind,
+    body,
+    dense,
+    head,
+    note,
+    positions,
+    sparse,
+    sparse_is_smaller,
+    weight,
+    write_head,
+)
+from hpcml.sync.server.measures import Measures
+from hpcml.sync.server.tables import Elastic, RuleUpdater, Table
+
+Send = Callable[[int, np.ndarray, int], None]
+"""Posts (rank, letter, urgency)."""
+
+EMPTY, WHOLE, CHANGES = 0, 1, 2
+"""What an answer holds: nothing, all numbers, or what changed since the last answer where that is smaller."""
+
+
+class Shard:
+    """Serves one span of the parameters to all workers.
+
+    Args:
+        number: of the shard.
+        table: its numbers.
+        gate: the order of service in the coming epoch.
+        mail: for buffers.
+        send: posts an answer.
+    """
+
+    def __init__(self, number: int, table: Table, gate: LiveGate | ReplayGate, mail: Mail, send: Send) -> None:
+        self.number, self.table, self._mail, self._send = number, table, mail, send
+        self.measures = Measures()
+        self.begin(gate)
+
+    def begin(self, gate: LiveGate | ReplayGate) -> None:
+        """Start an epoch: all workers hold the parameters as they are."""
+        workers = self.table.workers
+        self.gate, self.log, self.left = gate, list[int](), 0
+        self._written: dict[int, np.ndarray] = {}
+        self._asking: dict[int, tuple[int, int]] = {}
+        self._read = [self.table.writes] * workers
+        self._latest = 0
+        updater = self.table.updater
+        if isinstance(updater, RuleUpdater) and updater.compensation:
+            updater.read[:] = self.table.data
+
+    def take(self, source: int, letter: np.ndarray) -> None:
+        """Take a letter from a rank, and do all that it makes possible."""
+        fields = head(letter)
+        kind, worker, answer = Kind(fields[Field.KIND]), int(fields[Field.WORKER]), int(fields[Field.ANSWER])
+        if kind is Kind.WRITE:
+            if self.gate.push(worker, int(fields[Field.CLOCK])):
+                self._written[worker] = letter
+                self._asking[worker] = (source, answer)
+                self.gate.pull(worker)
+            else:
+                self.measures.refused += 1
+                self._mail.give_back(letter)
+        elif kind is Kind.ASK:
+            self._asking[worker] = (source, answer)
+            self.gate.pull(worker)
+            self._mail.give_back(letter)
+        else:
+            if kind is Kind.LEFT:
+                self.left += 1
+                self.gate.leave(worker)
+            elif isinstance(self.gate, LiveGate):
+                self.gate.announce(worker)
+            self._mail.give_back(letter)
+        self._serve()
+
+    def _serve(self) -> None:
+        for act, worker in self.gate.ready():
+            self.log.append(int(act) * self.table.workers + worker)
+            if act is Act.PUSH:
+                self._write(worker)
+            elif act is Act.APPLY:
+                self.table.apply()
+            elif act is Act.PULL:
+                self._answer(worker)
+
+    def _write(self, worker: int) -> None:
+        letter, clock = self._written[worker], self.gate.clocks[worker]
+        # In a clock's sum the order is fixed: there, what others write in the same clock is not missed.
+        missed = self.table.writes - self._read[worker]
+        self.measures.take_write(missed, clock, self._latest)
+        self._latest = max(self._latest, clock)
+        rows = positions(letter)
+        self.table.write(worker, body(letter, self.table.data.dtype), float(weight(letter)[0]), rows)
+        if not isinstance(self.table.updater, Elastic):
+            self._mail.give_back(self._written.pop(worker))
+
+    def _answer(self, worker: int) -> None:
+        source, wanted = self._asking.pop(worker)
+        clocks = self.gate.clocks
+        self.measures.take_read(max(0, clocks[worker] - min(clocks)))
+        letter = self._written.pop(worker, None)
+        if letter is None:
+            letter = self._view(worker, wanted)
+            write_head(letter, Kind.VIEW, worker, self.number, clocks[worker], count=int(head(letter)[Field.COUNT]))
+        else:
+            write_head(letter, Kind.VIEW, worker, self.number, clocks[worker])
+        head(letter)[Field.ANSWER] = wanted
+        self._read[worker] = self.table.writes
+        # The first layers are needed first: their answers go first.
+        self._send(source, letter, self.number)
+
+    def _view(self, worker: int, wanted: int) -> np.ndarray:
+        """Return a letter with what the worker wanted; its COUNT is right."""
+        table = self.table
+        if wanted == EMPTY:
+            return note(self._mail, Kind.VIEW, worker)
+        if wanted == CHANGES:
+            rows = table.rows_since(self._read[worker])
+            if sparse_is_smaller(len(rows), len(table.data), table.data.dtype):
+                letter = sparse(self._mail, rows, table.data[rows])
+                head(letter)[Field.COUNT] = len(rows)
+                return letter
+        letter = dense(self._mail, len(table.data), table.data.dtype)
+        letter[HEAD_BYTES:].view(table.data.dtype)[:] = table.data
+        head(letter)[Field.COUNT] = -1
+        if isinstance(table.updater, RuleUpdater) and table.updater.compensation:
+            table.updater.read[worker] = table.data
+        return letter

@@ -1,0 +1,165 @@
+"""How an epoch goes by: all workers step by step together, or each at its own pace."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpcml.arrays import span
+from hpcml.data import Loader, Sampler, ShardedDataset
+from hpcml.data.portions import Portions
+from hpcml.errors import ConfigError, RunError
+from hpcml.sync.server import ParameterServer, Record
+from hpcml.sync.server.deal import Portion
+from hpcml.sync.server.placement import Placement
+from hpcml.train.recorder import write_whole
+
+if TYPE_CHECKING:
+    from hpcml.train.trainer import Trainer
+
+IDENTITY = "identity.json"
+"""Beside the recorded epochs: what else decides their bits."""
+
+
+class LockStep:
+    """Every worker takes step s before any takes step s + 1, or at least may believe so."""
+
+    def __init__(self, data: ShardedDataset, sampler: Sampler, hosted: range, **loading: Any) -> None:
+        self.loader = Loader(data, sampler, hosted, **loading)
+
+    def run_epoch(self, trainer: Trainer) -> None:
+        """Take the steps of an epoch, from the trainer's position on."""
+        with closing(self.loader.batches(trainer.epoch, trainer.position)) as epoch:
+            for batches in epoch:
+                trainer.step(batches)
+                trainer.position += 1
+                trainer.save_on_the_way()
+                for hook in trainer.hooks:
+                    hook.after_step(trainer)
+
+    def measured(self, trainer: Trainer) -> dict[str, Any]:
+        """Return nothing to be added to a summary."""
+        return {}
+
+    def close(self, trainer: Trainer) -> None:
+        """Do nothing: this pace holds nothing of the world."""
+
+
+class OwnPace:
+    """Each worker takes its portions as fast as it can; the epoch's end is where all meet."""
+
+    def __init__(self, data: ShardedDataset, sampler: Sampler, hosted: range, **loading: Any) -> None:
+        if loading.pop("quarantine", False):
+            text = "rows are left out on all ranks at once, which workers at their own pace cannot do"
+            raise ConfigError(f'data.on_corrupt = "quarantine": {text}; set it to "stop", or choose sync.name = "every-step"')
+        self.loader = Portions(data, sampler, hosted, **loading)
+        self.steps, self._hosted = sampler.steps, hosted
+        self._trainer: Trainer | None = None
+
+    def run_epoch(self, trainer: Trainer) -> None:
+        """Let all workers use up the epoch, record the order of arrival, or follow a recorded one."""
+        first = trainer.count
+        self._trainer = trainer
+        self.loader.begin(trainer.epoch)
+        try:
+            trainer.sync.run_epoch(self, read_record(trainer))
+        finally:
+            self.loader.end()
+        trainer.count, trainer.position = first + self.steps, self.steps
+        write_record(trainer)
+
+    def compute(self, worker: int, portion: Portion) -> None:
+        """Leave in the arena the sums over a portion's rows."""
+        trainer = self._trainer
+        assert trainer is not None
+        lane, step = portion
+        trainer.count = trainer.epoch * self.steps + step
+        trainer.differentiate(self.loader.batch(worker, lane, step))
+        if worker == self._hosted.start and trainer.position < self.steps:
+            trainer.position += 1
+            for hook in trainer.hooks:
+                hook.after_step(trainer)
+
+    def measured(self, trainer: Trainer) -> dict[str, Any]:
+        """Return what shards and workers counted in this start, for the summary."""
+        return {"server": trainer.sync.measured}
+
+    def close(self, trainer: Trainer) -> None:
+        """Give back the synchroniser's letter box; every rank calls it."""
+        trainer.sync.close()
+
+
+Pace = LockStep | OwnPace
+
+
+def hosted(sync: Any, workers: int, ranks: int, rank: int) -> range:
+    """Return the virtual workers that a rank hosts."""
+    run = Placement.of(sync.servers, workers, ranks).workers[rank] if isinstance(sync, ParameterServer) else span(workers, ranks, rank)
+    return range(run.start, run.stop)
+
+
+def hosts(sync: Any, ranks: int) -> int:
+    """Return how many ranks host workers."""
+    return ranks - sync.servers if isinstance(sync, ParameterServer) and 0 < sync.servers < ranks else ranks
+
+
+def pace(sync: Any) -> type[Pace]:
+    """Return how a synchroniser's epochs go by."""
+    return OwnPace if isinstance(sync, ParameterServer) else LockStep
+
+
+def record_path(folder: Path, epoch: int) -> Path:
+    """Return where the arrival order of an epoch is kept."""
+    return folder / "arrivals" / f"epoch-{epoch:05d}.npz"
+
+
+def write_record(trainer: Trainer) -> None:
+    """Keep the arrival order of the epoch that ends in the run's folder.
+
+    Raises:
+        RunError: on every rank, if rank 0 cannot write.
+    """
+    sync, saving = trainer.plan, trainer.saving
+    if saving is None or (sync.consistency.whole and not sync.stealing):  # there the order decides nothing
+        return
+    with trainer.comm.together():
+        if trainer.comm.rank == 0:
+            path = record_path(Path(saving.folder), trainer.epoch)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(path.with_name(IDENTITY), json.dumps(trainer.identity, indent=1) + "\n")
+                partial = path.with_name(f".partial-{path.name}")
+                partial.write_bytes(trainer.sync.record.to_bytes())
+                os.replace(partial, path)
+            except OSError as error:
+                raise RunError(f"{path}: cannot be written ({error.strerror}); free space, then go on with --resume") from error
+
+
+def read_record(trainer: Trainer) -> Record | None:
+    """Return the arrival order that this epoch is to follow, on every rank; None where the run is not a replay.
+
+    Raises:
+        RunError: on every rank, if there is none, it is damaged, or it belongs to a run with other settings.
+    """
+    folder = trainer.plan.replay
+    if not folder:
+        return None
+    path, data = record_path(Path(folder), trainer.epoch), b""
+    with trainer.comm.together():
+        if trainer.comm.rank == 0:
+            try:
+                there = json.loads(path.with_name(IDENTITY).read_text())
+                data = path.read_bytes()
+            except (OSError, ValueError) as error:
+                raise RunError(
+                    f"{path}: no arrival order to replay ({error}); sync.replay takes the folder of an asynchronous run"
+                ) from error
+            differ = [key for key, value in trainer.identity.items() if there.get(key) != value]
+            if differ:
+                raise RunError(f"{folder}: recorded by a run with another {', '.join(differ)}; replay with that run's config.toml")
+    data = trainer.comm.broadcast_bytes(data)
+    with trainer.comm.together():
+        return Record.from_bytes(data, str(path))

@@ -1,0 +1,59 @@
+"""Workers at their own pace over real MPI, from a config: they learn, and what they did can be done again."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.small import Job, explained
+
+SERVER = ("sync.name=parameter-server", "optimizer.momentum=0.0")
+
+
+@pytest.fixture
+def job(tmp_path):
+    return Job(tmp_path)
+
+
+def test_a_run_over_mpi_is_replayed_on_other_ranks_with_the_same_bits(job):
+    job.train(4, "tap", *SERVER).check()
+    summary = job.summary("tap")
+    assert summary["server"]["writes"] >= 4
+    assert summary["server"]["bytes_sent"] > 0
+    assert sum(summary["conits"]["staleness"].values()) == summary["server"]["reads"]
+    for ranks in (1, 3):
+        job.train(ranks, f"again{ranks}", *SERVER, "server.replay=tap").check()
+        assert job.digest(f"again{ranks}") == job.digest("tap")
+        assert job.summary(f"again{ranks}")["metrics"] == summary["metrics"]
+
+
+def test_clock_by_clock_it_has_the_bits_of_every_step(job):
+    job.train(2, "steps").check()
+    for ranks, servers in ((1, 0), (3, 0), (3, 1)):
+        run = f"bsp{ranks}{servers}"
+        job.train(ranks, run, "sync.name=parameter-server", "server.consistency=bsp", f"server.ranks={servers}").check()
+        assert job.digest(run) == job.digest("steps")
+
+
+def test_a_run_goes_on_on_other_ranks(job):
+    job.train(3, "run", *SERVER, "train.epochs=1").check()
+    job.train(2, "run", *SERVER, "train.epochs=2", options=("--resume",)).check()
+    job.train(1, "again", *SERVER, "train.epochs=2", "server.replay=run").check()
+    assert job.digest("again") == job.digest("run")
+
+
+REFUSED = {
+    "a key of another": (("sync.name=downpour", "server.beta=0.5"), "async-easgd"),
+    "a bound that binds nobody": ((*SERVER, "server.bound=2"), 'means nothing to "tap"'),
+    "a server without one": (("server.ranks=1",), "parameter-server"),
+    "checkpoints on the way": ((*SERVER, "run.checkpoint_every=3"), "letters are on their way"),
+    "a road": ((*SERVER, "train.exact=false", "sync.reducer=ring"), "leave it out"),
+    "a rule that looks": ((*SERVER, "optimizer.clip=1.0"), "looks at whole vectors"),
+    "nothing to replay": ((*SERVER, "server.replay=nowhere"), "no arrival order to replay"),
+    "too many workers' ranks": ((*SERVER, "train.virtual_workers=1"), "ranks for 1 virtual workers"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_makes_no_sense_is_refused_in_one_message(job, name):
+    changes, message = REFUSED[name]
+    explained(job.train(2, "run", *changes), message)

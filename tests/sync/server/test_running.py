@@ -1,0 +1,187 @@
+"""A parameter server in simulated worlds: what it equals, what it records, and that the record is the run.
+
+Letters: B rows of the global batch, V virtual workers.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import hpcml
+from hpcml.comm import simulated
+from hpcml.errors import ConfigError, DataError, RunError
+from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, Downpour, ElasticWorker, ParameterServer
+from hpcml.train.checkpoint import sha256_of_weights
+from tests.small import CLASSES, WIDTH, rows, write_shard
+
+N, B, V = 61, 16, 4
+
+PLANS = {
+    "tap": {},
+    "tap, two servers": {"servers": 2},
+    "tap, taking over": {"stealing": True},
+    "tap, compensated": {"compensation": 0.04},
+    "tap, warm": {"warm": 3},
+    "bap": {"consistency": BAP()},
+    "ssp": {"consistency": SSP(1)},
+    "ssp, a server, taking over": {"consistency": SSP(2), "servers": 1, "stealing": True},
+    "asp": {"consistency": ASP(0.05, 2)},
+    "bsp": {"consistency": BSP()},
+    "downpour": {"worker": Downpour(2, 3)},
+    "downpour, warm": {"worker": Downpour(3, 1), "warm": 2, "consistency": BAP()},
+    "elastic": {"worker": ElasticWorker(2)},
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    """A pattern of two shards of 61 rows."""
+    folder = tmp_path_factory.mktemp("shards")
+    x, y = rows(N)
+    for number, (first, last) in enumerate([(0, 20), (20, N)]):
+        write_shard(folder / f"train-{number}.h5", x[first:last], y[first:last])
+    return str(folder / "train-*.h5")
+
+
+def trainer(comm, shards, sync, **options):
+    options = {"batch": B, "workers": V, "seed": 3, "hooks": [], "test": hpcml.open_shards(shards), **options}
+    model = hpcml.nn.mlp([WIDTH, 5, CLASSES], seed=3)
+    rule = options.pop("rule", hpcml.SGD(rate=0.1, momentum=0.5))
+    return hpcml.Trainer(model, hpcml.nn.softmax_cross_entropy, rule, sync, hpcml.open_shards(shards), comm=comm, **options)
+
+
+def train(ranks, epochs, shards, sync, **options):
+    """Train in a simulated world; return what all ranks must share: digest and metrics; and what was measured."""
+
+    def program(comm):
+        it = trainer(comm, shards, sync, **options)
+        metrics = it.run(epochs)
+        result = sha256_of_weights(it.model.arena.data), json.dumps(metrics), json.dumps(getattr(it.sync, "measured", None))
+        it.close()
+        return result
+
+    (found,) = set(simulated.run(ranks, program))
+    return found[:2], json.loads(found[2])
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("ranks", [1, 4])
+def test_a_recorded_run_is_computed_again_bit_for_bit_on_any_number_of_ranks(shards, tmp_path, name, ranks):
+    plan = PLANS[name]
+    first, measured = train(ranks, 2, shards, ParameterServer(**plan), saving=hpcml.Saving(tmp_path / "first"))
+    assert measured["writes"] > 0
+    if name == "bsp":
+        assert not (tmp_path / "first" / "arrivals").exists()
+        return
+    for other in (1, 2, 3, 4):
+        again, _ = train(other, 2, shards, ParameterServer(**plan, replay=str(tmp_path / "first")))
+        assert again == first
+
+
+@pytest.mark.parametrize("consistency", [BSP(), SSP(0), ASP(0.0, 0)], ids=["bsp", "ssp(0)", "asp(0, 0)"])
+@pytest.mark.parametrize("servers", [0, 1, 2])
+def test_without_slack_and_filter_it_is_synchronous_sgd_to_the_bit(shards, consistency, servers):
+    for rule in (hpcml.SGD(rate=0.1, momentum=0.9), hpcml.AdamW(rate=0.01)):
+        expected, _ = train(2, 2, shards, hpcml.EveryStep(), rule=rule)
+        for ranks in (1, 3):
+            found, measured = train(ranks, 2, shards, ParameterServer(consistency, servers=servers), rule=rule)
+            assert found[0] == expected[0]  # the training loss is added up in another order
+        assert measured["clock_gaps"].keys() == {"0"}
+        assert measured["writes_missed"].keys() == {"0"}
+
+
+def test_at_the_bound_and_not_beyond_it(shards):
+    for bound in (1, 2):
+        _, measured = train(4, 2, shards, ParameterServer(SSP(bound)))
+        assert max(map(int, measured["clock_gaps"])) <= bound
+
+
+@pytest.mark.parametrize("consistency", [BSP(), TAP(), BAP()], ids=["bsp", "tap", "bap"])
+def test_a_run_goes_on_from_its_checkpoint_and_its_record_covers_both_parts(shards, tmp_path, consistency):
+    train(3, 1, shards, ParameterServer(consistency), saving=hpcml.Saving(tmp_path))
+    resumed, _ = train(2, 2, shards, ParameterServer(consistency), saving=hpcml.Saving(tmp_path, resume=True))
+    if consistency.whole:
+        assert resumed == train(1, 2, shards, ParameterServer(consistency))[0]
+    else:
+        assert resumed == train(1, 2, shards, ParameterServer(consistency, replay=str(tmp_path)))[0]
+
+
+def test_an_elastic_run_goes_on_with_each_workers_own_model(shards, tmp_path):
+    plan = {"worker": ElasticWorker(2), "consistency": BAP()}
+    train(3, 1, shards, ParameterServer(**plan), saving=hpcml.Saving(tmp_path))
+    resumed, _ = train(2, 2, shards, ParameterServer(**plan), saving=hpcml.Saving(tmp_path, resume=True))
+    assert resumed == train(1, 2, shards, ParameterServer(**plan, replay=str(tmp_path)))[0]
+
+
+def test_one_worker_alone_is_plain_sgd_however_it_is_written(shards):
+    rule = hpcml.SGD(rate=0.1)
+    expected, _ = train(1, 2, shards, hpcml.EveryStep(), rule=rule, workers=1)
+    for consistency in (BSP(), SSP(3), ASP(0.0, 3), BAP(), TAP()):
+        found, _ = train(1, 2, shards, ParameterServer(consistency), rule=rule, workers=1)
+        assert found[1] == expected[1]
+
+
+def test_a_bad_row_ends_all_ranks_with_the_same_error_before_anything_is_saved(tmp_path):
+    x, y = rows(N)
+    x[30, 0] = np.nan
+    write_shard(tmp_path / "bad.h5", x, y)
+
+    def program(comm):
+        it = trainer(comm, str(tmp_path / "bad.h5"), ParameterServer(), test=None, saving=hpcml.Saving(tmp_path / "run"))
+        with pytest.raises(DataError, match="row 30") as caught:
+            it.run(2)
+        return str(caught.value), caught.value.everywhere
+
+    (found,) = set(simulated.run(3, program))
+    assert found[1]
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+REFUSED = {
+    "downpour clock by clock": (lambda: ParameterServer(BSP(), Downpour()), "choose tap, bap or ssp"),
+    "a filter without gradients": (lambda: ParameterServer(ASP(), ElasticWorker()), "choose tap, bap or ssp"),
+    "compensation without delay": (lambda: ParameterServer(BSP(), compensation=0.1), "choose tap, bap or ssp"),
+    "a warm start clock by clock": (lambda: ParameterServer(BSP(), warm=3), "leave server.warm out"),
+    "less than no server": (lambda: ParameterServer(servers=-1), "each is 0 or more"),
+    "a bound below zero": (lambda: SSP(-1), "0 or more clocks"),
+    "a threshold that is no number": (lambda: ASP(float("nan")), "server.threshold"),
+    "no steps between reads": (lambda: Downpour(0, 1), "1 or more"),
+    "an unstable pull": (lambda: ElasticWorker(4, 1.5), "0 < beta <= 1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_makes_no_sense_is_refused_with_the_nearest_choice(name):
+    make, message = REFUSED[name]
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("rule", [hpcml.LARS(rate=1.0), hpcml.Clipped(hpcml.SGD(rate=0.1), 1.0)])
+def test_a_rule_that_looks_at_whole_vectors_is_refused(shards, rule):
+    with pytest.raises(ConfigError, match="looks at whole vectors"):
+        simulated.run(1, lambda comm: trainer(comm, shards, ParameterServer(), rule=rule))
+
+
+def test_quarantine_is_refused(shards):
+    with pytest.raises(ConfigError, match="on_corrupt"):
+        simulated.run(2, lambda comm: trainer(comm, shards, ParameterServer(), loading={"quarantine": True}))
+
+
+def test_a_replay_needs_a_whole_record_of_the_same_run(shards, tmp_path):
+    train(2, 1, shards, ParameterServer(), saving=hpcml.Saving(tmp_path))
+
+    def replay(folder=tmp_path, **options):
+        return train(2, 1, shards, ParameterServer(replay=str(folder)), **options)
+
+    with pytest.raises(RunError, match="no arrival order to replay"):
+        replay(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="another seed"):
+        replay(seed=4)
+    path = tmp_path / "arrivals" / "epoch-00000.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match="not a record of an epoch"):
+        replay()
