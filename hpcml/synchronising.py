@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from hpcml.comm.choice import automatic, load_table, table_path
 from hpcml.comm.communicator import Communicator
@@ -29,6 +31,7 @@ from hpcml.sync import (
     WarmStart,
     slow_momentum,
 )
+from hpcml.sync.arrivals import Arrivals, Drawn, Recorded
 from hpcml.sync.meetings import Every, Meetings
 from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, Consistency, Downpour, ElasticWorker, Gradients, ParameterServer
 from hpcml.sync.server.programs import Worker
@@ -47,8 +50,10 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
     if config.sync.name in _WORKERS:
         return build_server(config)
     keys, way = config.sync, build_sum(config, comm, notes)
-    if keys.name in _SYNCHRONOUS:
-        return _SYNCHRONOUS[keys.name](way)
+    if keys.name == "every-step":
+        return EveryStep(way, keys.spare, build_arrivals(config, comm)) if keys.spare else EveryStep(way)
+    if keys.name == "delayed":
+        return Delayed(way)
     plan = _ADOPTING[keys.name](keys, build_topology(config), way)
     warm = round(keys.warm_epochs * steps_per_epoch)
     return WarmStart(warm, plan) if warm else plan
@@ -63,6 +68,21 @@ def build_sum(config: Config, comm: Communicator, notes: list[str]) -> Sum:
         return Auto(automatic(load_table(comm, table_path(os.environ)), notes.append))
     # In a fast run, "tree" is a tree over the ranks; only an exact run adds over the tree of virtual workers.
     return SUMS["binary-tree" if name == "tree" else name]
+
+
+def build_arrivals(config: Config, comm: Communicator) -> Arrivals:
+    """Return in which order the workers of a step come; rank 0 alone reads a record.
+
+    Raises:
+        ConfigError: on every rank, if the record cannot be read.
+    """
+    if not config.sync.arrivals:
+        return Drawn(config.train.seed, tuple(config.sync.slow))
+    record = Recorded(())
+    with comm.together():
+        if comm.rank == 0:
+            record = Recorded.read(Path(config.sync.arrivals))
+    return Recorded(tuple(map(tuple, json.loads(comm.broadcast_bytes(json.dumps(record.orders).encode())))))
 
 
 def build_meetings(keys: SyncConfig) -> Meetings:
@@ -111,9 +131,6 @@ def _elastic(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan:
 def _gossip(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan:
     return Gossip(topology, keys.every, earlier=keys.earlier, pushed=keys.name == "push-sum", sum=way)
 
-
-_SYNCHRONOUS: dict[str, Callable[[Sum], Plan]] = {"every-step": EveryStep, "delayed": Delayed}
-"""Strategies with one model, by name."""
 
 _ADOPTING: dict[str, Callable[[SyncConfig, Topology, Sum], AdoptingPlan]] = {
     "local-steps": _local_steps,

@@ -15,7 +15,7 @@ from hpcml.errors import CheckpointError, RunError, ShapeError
 from hpcml.nn import LOSSES, Loss, Model
 from hpcml.train.checkpoint import Checkpoint, newest_together
 from hpcml.train.conditions import fix_blas_threads
-from hpcml.train.trainer import require_hosts
+from hpcml.train.identity import require_hosts
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,9 @@ class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     topology: Literal["ring", "torus", "exponential", "one-peer", "pairs", "complete", "directed-ring", "matrix"] = "ring"
     matrix: list[list[float]] = []
     earlier: bool = False
+    spare: int = 0
+    slow: list[int] = []
+    arrivals: str = ""
     reducer: Literal["auto", "tree", "all-reduce", "ring", "halving", "double-tree", "binary-tree", "doubling", "two-level", "lanes"] = (
         "auto"
     )

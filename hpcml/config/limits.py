@@ -30,6 +30,7 @@ _RANGES = {
     "server.fetch": 1,
     "server.push": 1,
     "server.beta": 0,
+    "sync.spare": 0,
     "run.threads": 0,
     "run.checkpoint_every": 0,
     "run.keep": 1,
@@ -75,6 +76,7 @@ def require_ranges(config: Config, path: str) -> None:
 _OUTER = ("outer", "outer_rate", "outer_momentum", "outer_nesterov")
 _ELASTIC = ("groups", "moving")
 _GOSSIP = ("topology", "matrix", "earlier")
+_BACKUP = ("spare", "slow", "arrivals")
 
 _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
     "optimizer.name": {
@@ -90,14 +92,14 @@ _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "sync.name": {
         "every-step": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP),
-        "local-steps": (*_ELASTIC, *_GOSSIP),
-        "elastic": ("schedule", *_OUTER, *_GOSSIP),
-        "gossip": ("schedule", *_OUTER, *_ELASTIC),
-        "push-sum": ("schedule", "earlier", *_OUTER, *_ELASTIC),
-        "delayed": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP),
-        "parameter-server": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP),
-        "downpour": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP),
-        "async-easgd": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP),
+        "local-steps": (*_ELASTIC, *_GOSSIP, *_BACKUP),
+        "elastic": ("schedule", *_OUTER, *_GOSSIP, *_BACKUP),
+        "gossip": ("schedule", *_OUTER, *_ELASTIC, *_BACKUP),
+        "push-sum": ("schedule", "earlier", *_OUTER, *_ELASTIC, *_BACKUP),
+        "delayed": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP),
+        "parameter-server": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP),
+        "downpour": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP),
+        "async-easgd": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP),
     },
     "sync.outer": {
         "average": ("outer_rate", "outer_momentum", "outer_nesterov"),
@@ -124,6 +126,10 @@ def _contradictions(config: Config) -> Iterator[str]:
     if (config.sync.topology == "matrix") != bool(config.sync.matrix):
         yield 'sync.topology = "matrix" and sync.matrix, a row of weights a worker, need each other; set both, or neither'
     yield from _server_contradictions(config)
+    if (config.sync.slow or config.sync.arrivals) and not config.sync.spare:
+        yield "sync.slow and sync.arrivals say who comes last, which means nothing without sync.spare; set it, or leave them out"
+    if config.sync.slow and config.sync.arrivals:
+        yield "sync.arrivals records who comes last, and sync.slow says it; give one of them"
     flat = config.flat()
     for chooser, unused in _UNUSED.items():
         section = chooser.partition(".")[0]

@@ -47,23 +47,26 @@ class Ledger:
         stop: ... and the row after them.
     """
 
-    NAMES = ("used", "used_rows", "left_out", "left_out_rows")
+    NAMES = ("used", "used_rows", "left_out", "left_out_rows", "late", "late_rows")
 
     def __init__(self, start: int, stop: int) -> None:
         self._span = start, stop
         self._sums = dict.fromkeys(self.NAMES, 0)
 
-    def add(self, ids: int, rows: int, left_out: tuple[int, int] = (0, 0)) -> None:
-        """Add rows that were used, and (ids, rows) that a quarantine left out."""
+    def add(self, ids: int, rows: int, left_out: tuple[int, int] = (0, 0), late: tuple[int, int] = (0, 0)) -> None:
+        """Add rows that were used, (ids, rows) that a quarantine left out, and those of workers that came too late to count."""
         sums = self._sums
         sums["used"] = (sums["used"] + ids) & MASK
         sums["used_rows"] += rows
         if left_out[1]:
             sums["left_out"] = (sums["left_out"] + left_out[0]) & MASK
             sums["left_out_rows"] += left_out[1]
+        if late[1]:
+            sums["late"] = (sums["late"] + late[0]) & MASK
+            sums["late_rows"] += late[1]
 
     def vector(self) -> np.ndarray:
-        """Return (5,) uint64 whose sum over all processes `verdict` judges."""
+        """Return (7,) uint64 whose sum over all processes `verdict` judges."""
         return np.array([*self._sums.values(), expected(*self._span)], np.uint64)
 
     def reset(self) -> None:
@@ -74,33 +77,35 @@ class Ledger:
         """Begin in the middle of an epoch, from what `to_plain` said of all processes; one process alone does this."""
         self.reset()
         if saved is not None:
-            self._sums = {name: int(saved[name], 16) for name in self.NAMES}
+            self._sums = {name: int(saved.get(name, "0"), 16) for name in self.NAMES}
 
 
 def to_plain(total: np.ndarray) -> dict[str, str]:
     """Return the sums over all processes as text for a checkpoint; hexadecimal, since JSON readers cut 64-bit numbers."""
-    return {name: f"{int(value):x}" for name, value in zip(Ledger.NAMES, total[:4], strict=True)}
+    return {name: f"{int(value):x}" for name, value in zip(Ledger.NAMES, total[:-1], strict=True)}
 
 
 def verdict(total: np.ndarray, rows: int, where: str) -> dict[str, Any]:
     """Return what an epoch used, or raise if that was not every row exactly once.
 
     Args:
-        total: (5,) uint64, the sum of all processes' vectors.
+        total: (7,) uint64, the sum of all processes' vectors.
         rows: of the data set.
         where: the epoch in words.
 
     Raises:
         DataError: for rows skipped or seen twice, naming the epoch and both numbers.
     """
-    used, used_rows, left, left_rows, whole = map(int, total)
-    if (used + left) & MASK != whole or used_rows + left_rows != rows:
-        left_text = f" and {left_rows:,} left out" if left_rows else ""
-        what = f"{used_rows:,} rows used{left_text}, expected {rows:,}"
-        if used_rows + left_rows == rows:
+    used, used_rows, left, left_rows, late, late_rows, whole = map(int, total)
+    ids, known = (used + left + late) & MASK, used_rows + left_rows + late_rows
+    if ids != whole or known != rows:
+        parts = [f"{left_rows:,} left out"] * bool(left_rows) + [f"{late_rows:,} too late"] * bool(late_rows)
+        what = f"{' and '.join([f'{used_rows:,} rows used', *parts])}, expected {rows:,}"
+        if known == rows:
             what = f"{rows:,} rows used, as expected, but some were skipped and others used twice"
         raise DataError(
-            f"{where}: the ledger does not add up: {what} (sum of ids {(used + left) & MASK:016x}, expected {whole:016x});"
+            f"{where}: the ledger does not add up: {what} (sum of ids {ids:016x}, expected {whole:016x});"
             " the weights of this epoch cannot be trusted, go back to the checkpoint before it and report this"
         )
-    return {"rows_used": used_rows, "rows_left_out": left_rows, "ids": f"{used:016x}"}
+    dropped = {"rows_too_late": late_rows} if late_rows else {}
+    return {"rows_used": used_rows, "rows_left_out": left_rows, **dropped, "ids": f"{used:016x}"}

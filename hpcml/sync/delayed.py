@@ -14,7 +14,7 @@ from hpcml.sync.model import SharedModel
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.progress import Progress
 from hpcml.sync.reducers import Reducer
-from hpcml.sync.synchroniser import Arrays, ExactTree, Sum, Synchroniser, scaled
+from hpcml.sync.synchroniser import Arrays, ExactTree, Quiet, Sum, Synchroniser, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Delayed:
         return _Running(self, arena, nodes, workers, rule)
 
 
-class _Running:
+class _Running(Quiet):
     """At any time at most one step's sum is outstanding: on its way in a reducer, or kept in `late` for a checkpoint."""
 
     def __init__(self, plan: Delayed, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> None:
@@ -54,9 +54,6 @@ class _Running:
 
     def enter(self, worker: int) -> None:
         self.arena.point(data=self.model.data, grad=self.now.buffer())
-
-    def ready(self, span: slice) -> None:
-        """Do nothing: the step before is still to be used, and two sums at once would cross each other's messages."""
 
     def leave(self, worker: int, step: int) -> None:
         self.measured[worker].add_step(int(self.outstanding[0]))
@@ -99,9 +96,6 @@ class _Running:
             for part, total in self.before.parts():
                 self.late[part] = total
             self.travels = False
-
-    def settle(self) -> None:
-        """Return at once: no other rank reads this memory."""
 
     def conits(self) -> Conits:
         return gather(list(self.measured.values()), self.comm)

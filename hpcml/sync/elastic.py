@@ -21,7 +21,7 @@ from hpcml.sync.every_step import EveryStep
 from hpcml.sync.model import SharedModel
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.reducers import TreeSum
-from hpcml.sync.synchroniser import Adopting, Arrays, ExactTree, Sum, scaled
+from hpcml.sync.synchroniser import Adopting, Arrays, ExactTree, Quiet, Sum, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class _Group:
         self.reducer.settle()
 
 
-class _Running:
+class _Running(Quiet):
     def __init__(self, plan: Elastic, arena: Arena, nodes: Nodes, workers: int, groups: int, rule: Rule) -> None:
         self.arena, self.every, self.pull = arena, plan.every, plan.moving / groups
         comm, cut = nodes.order, spans(workers, groups)
@@ -112,9 +112,6 @@ class _Running:
     def enter(self, worker: int) -> None:
         group = self.groups[self.group_of[worker]]
         self.arena.point(data=group.model.data, grad=group.reducer.buffer())
-
-    def ready(self, span: slice) -> None:
-        """Do nothing: a group's sum starts when its workers are done."""
 
     def leave(self, worker: int, step: int) -> None:
         self.groups[self.group_of[worker]].reducer.add()
@@ -149,9 +146,6 @@ class _Running:
         self.centre[:] = data
         for group in self.groups.values():
             group.model.adopt(data, slots)
-
-    def settle(self) -> None:
-        """Return at once: no other rank reads this memory."""
 
     def _find_drift(self, group: _Group) -> None:
         namespace(self.drift).subtract(group.model.data, self.centre, out=self.drift)

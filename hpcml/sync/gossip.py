@@ -16,7 +16,7 @@ from hpcml.sync.conits import Conits
 from hpcml.sync.neighbours import Mixer
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.replicas import Replicas
-from hpcml.sync.synchroniser import Adopting, Arrays, ExactTree, Sum, divide
+from hpcml.sync.synchroniser import Adopting, Arrays, ExactTree, Quiet, Sum, divide
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Gossip:
         return _Running(self, arena, nodes, workers, rule)
 
 
-class _Running:
+class _Running(Quiet):
     """Letters: V workers. Worker i's model is its vector divided by shares[i]; but for push-sum that is 1."""
 
     def __init__(self, plan: Gossip, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> None:
@@ -83,9 +83,6 @@ class _Running:
 
     def enter(self, worker: int) -> None:
         self.replicas.enter(worker)
-
-    def ready(self, span: slice) -> None:
-        """Do nothing: no gradient leaves its worker."""
 
     def leave(self, worker: int, step: int) -> None:
         if self.pushed:

@@ -17,7 +17,7 @@ from hpcml.sync.nodes import Nodes
 from hpcml.sync.outer import AVERAGE, Outer
 from hpcml.sync.reducers import Part
 from hpcml.sync.replicas import Replicas
-from hpcml.sync.synchroniser import Adopting, Arrays, ExactTree, Sum, divide, scaled
+from hpcml.sync.synchroniser import Adopting, Arrays, ExactTree, Quiet, Sum, divide, scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class LocalSteps:
         return _Running(self, arena, nodes, workers, rule)
 
 
-class _Running:
+class _Running(Quiet):
     def __init__(self, plan: LocalSteps, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> None:
         self.arena, self.rule, self.meetings, self.outer = arena, rule, plan.meetings(), plan.outer.at(workers)
         self.reducer = plan.sum.reducer(nodes, workers, arena, vectors=1 + SharedModel.vectors(self.outer.rule))
@@ -65,9 +65,6 @@ class _Running:
 
     def enter(self, worker: int) -> None:
         self.replicas.enter(worker)
-
-    def ready(self, span: slice) -> None:
-        """Do nothing: no gradient leaves its worker."""
 
     def leave(self, worker: int, step: int) -> None:
         self.replicas.step(worker, step)

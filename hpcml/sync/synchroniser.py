@@ -37,6 +37,9 @@ class Synchroniser(Protocol):
     def enter(self, worker: int) -> None:
         """Point the arena at this worker's parameters and at the memory for its gradient."""
 
+    def drops(self, worker: int, step: int) -> bool:
+        """Return whether what this worker would find at this step comes too late to count; it is then not even computed."""
+
     def ready(self, span: slice) -> None:
         """Take note that backward has completed this span of the worker's gradient, and all behind it."""
 
@@ -63,6 +66,28 @@ class Synchroniser(Protocol):
 
     def worker_state(self, worker: int) -> Arrays:
         """Return the arrays of one hosted worker; the run's own memory, not copies."""
+
+
+class Quiet:
+    """What most synchronisers have nothing to say to: empty methods for them to inherit."""
+
+    def drops(self, worker: int, step: int) -> bool:
+        """Return False: every worker counts."""
+        return False
+
+    def ready(self, span: slice) -> None:
+        """Do nothing: no part of a gradient travels before the whole."""
+
+    def settle(self) -> None:
+        """Return at once: no other rank reads this memory."""
+
+    def conits(self) -> Conits | None:
+        """Return None: there is one model."""
+        return None
+
+    def worker_state(self, worker: int) -> Arrays:
+        """Return nothing: workers do not differ."""
+        return {}
 
 
 class Plan(Protocol):

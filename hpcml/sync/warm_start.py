@@ -53,6 +53,9 @@ class _Running:
     def enter(self, worker: int) -> None:
         self.now.enter(worker)
 
+    def drops(self, worker: int, step: int) -> bool:
+        return self.now.drops(worker, step)
+
     def ready(self, span: slice) -> None:
         self.now.ready(span)
 

@@ -33,6 +33,10 @@ class Audit:
         """Enter the rows of a batch that was used."""
         self._ledger.add(batch.ids, len(batch.rows), batch.left_out)
 
+    def drop(self, batch: Batch) -> None:
+        """Enter the rows of a batch whose worker came too late to count."""
+        self._ledger.add(0, 0, batch.left_out, (batch.ids, len(batch.rows)))
+
     def close(self, where: str) -> list[str]:
         """Judge the epoch that ends, on every rank, tell the data of its end, and return what there is to say of shards left out.
 

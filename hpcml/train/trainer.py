@@ -14,7 +14,7 @@ import numpy as np
 from hpcml.arrays import Array, choose_device
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.data import Batch, Sampler, ShardedDataset
-from hpcml.errors import ConfigError, DataError, HpcmlError, NumericsError, ShapeError, TargetError
+from hpcml.errors import DataError, HpcmlError, NumericsError, TargetError
 from hpcml.nn import Loss, Model, Tail, Workspace
 from hpcml.optim import Rule
 from hpcml.sync import Nodes, Plan
@@ -23,6 +23,7 @@ from hpcml.train.audit import Audit
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
 from hpcml.train.evaluation import evaluate
 from hpcml.train.hooks import Hook
+from hpcml.train.identity import identify, require_fit, require_hosts
 from hpcml.train.meters import EpochMeter, metrics
 from hpcml.train.pace import hosted, hosts, pace
 from hpcml.train.progress import Progress
@@ -201,9 +202,11 @@ class Trainer:
         try:
             if batch.error is not None:
                 raise batch.error
-            if len(batch.rows):
-                slope = self._judge(batch)
-            self.audit.add(batch)
+            if self.sync.drops(batch.worker, self.count):
+                self.audit.drop(batch)
+            else:
+                slope = self._judge(batch) if len(batch.rows) else None
+                self.audit.add(batch)
         except (DataError, NumericsError) as error:
             self._fault = self._fault or error
             self._tail[:] = 0
@@ -250,44 +253,3 @@ class Trainer:
             return
         self.comm.fail_together(self._fault)
         raise everywhere(NumericsError(f"{self.where()}: the sum of the losses is {sums[Tail.LOSS]}; lower optimizer.rate"))
-
-
-def require_hosts(workers: int, ranks: int) -> None:
-    """Raise ConfigError on every rank if there are more ranks than virtual workers."""
-    if workers < 1:
-        raise everywhere(ConfigError(f"train.virtual_workers is {workers}; there must be at least 1"))
-    if ranks > workers:
-        text = f"{ranks} ranks for {workers} virtual workers: a rank must host at least one"
-        raise everywhere(ConfigError(f"{text}; start at most {workers} ranks, or start a new run with train.virtual_workers = {ranks}"))
-
-
-def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
-    """Raise ShapeError or DataError unless model, loss and data fit together."""
-    if data.y is None:
-        raise DataError("training needs a target; open the shards with target=...")
-    if tuple(data.x.shape) != model.shape:
-        raise ShapeError(f"the data's rows have shape {tuple(data.x.shape)}, the model takes {model.shape}")
-    if loss.integer_target and np.dtype(data.y.dtype).kind not in "iub":
-        raise DataError(f"{loss.name} takes whole numbers as target, field {data.y.name!r} is {data.y.dtype}")
-    numbers = 1 if loss.integer_target else math.prod(model.outputs)
-    if math.prod(data.y.shape) != numbers:
-        kind = "one class" if loss.integer_target else f"the model gives {numbers} numbers"
-        raise ShapeError(
-            f"{loss.name}: {kind} a row, field {data.y.name!r} has rows of shape {data.y.shape}; give the model as many outputs"
-        )
-
-
-def identify(trainer: Trainer, sync: Plan | ParameterServer, sampling: dict[str, Any]) -> dict[str, str]:
-    """Return in plain words everything that decides the bits of a run; a resumed run must have the same."""
-    return {
-        "parameter layout": f"{trainer.model.arena.fingerprint()} of {trainer.model.describe()}",
-        "loss": f"{trainer.loss.name}({trainer.loss.options})" if trainer.loss.options else trainer.loss.name,
-        "optimizer": repr(trainer.optimizer),
-        "synchroniser": repr(sync),
-        "training data": trainer.data.index.fingerprint(),
-        "global batch": str(trainer.sampler.batch),
-        "virtual workers": str(trainer.workers),
-        "seed": str(trainer.sampler.seed),
-        "sampling": repr(dict(sorted(sampling.items()))),
-        **({} if trainer.data.transforms is None else {"transforms": repr(trainer.data.transforms)}),
-    }

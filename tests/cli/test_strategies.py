@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.small import explained
+from tests.small import LENGTHS, explained
 
 STRATEGIES = {
     "one-shot": ["sync.name=local-steps", "sync.schedule=once"],
@@ -24,6 +24,7 @@ STRATEGIES = {
         "sync.matrix=[[0.5,0,0,0.5],[0.5,0.5,0,0],[0,0.25,0.5,0],[0,0.25,0.5,0.5]]",
     ],
     "delayed": ["sync.name=delayed"],
+    "backup workers": ["sync.spare=1"],
 }
 """Changes to the small job, by strategy; an epoch has 4 steps, so runs stop in the middle of a period."""
 
@@ -38,7 +39,21 @@ def test_other_ranks_and_a_resume_on_others_end_with_the_same_bits(job, name):
     assert whole["weights_sha256"] == parts["weights_sha256"]
     assert whole["metrics"] == parts["metrics"]
     assert whole["conits"] == parts["conits"]
-    assert sum(whole["conits"]["staleness"].values()) > 0
+    if name == "backup workers":
+        epochs = [event["ledger"] for event in job.events("parts") if event["event"] == "epoch"]
+        assert all(epoch["rows_used"] + epoch["rows_too_late"] == sum(LENGTHS) for epoch in epochs)
+        assert all(0 < epoch["rows_too_late"] < sum(LENGTHS) / 3 for epoch in epochs)
+    else:
+        assert sum(whole["conits"]["staleness"].values()) > 0
+
+
+def test_a_record_of_arrivals_is_followed_whatever_the_ranks(job):
+    (job.folder / "arrivals.jsonl").write_text("[3, 2, 1, 0]\n[0, 1, 2, 3]\n" * 4)
+    changes = ["sync.spare=2", "sync.arrivals=arrivals.jsonl"]
+    job.train(1, "one", *changes).check()
+    job.train(3, "three", *changes).check()
+    assert job.digest("one") == job.digest("three")
+    explained(job.train(2, "long", *changes, "train.epochs=3"), "the record of arrivals has 8 steps, step 8 is asked for")
 
 
 WITHOUT_SENSE = {
@@ -57,6 +72,10 @@ WITHOUT_SENSE = {
         ["sync.name=gossip", "sync.topology=matrix", "sync.matrix=[[0.5,0.5,0,0],[0.5,0.5,0,0],[0,0,0.5,0.5],[0,0,0.5,0.5]]"],
         ["not connected: worker 0 never hears of worker 2", "'ring'"],
     ),
+    "nobody left to count": (["sync.spare=4"], ["sync.spare is 4", "give 3 or fewer"]),
+    "a slow worker that is not there": (["sync.spare=1", "sync.slow=[4]"], ["there are workers 0 to 3"]),
+    "slow workers and all count": (["sync.slow=[1]"], ["means nothing without sync.spare"]),
+    "no record": (["sync.spare=1", "sync.arrivals=nowhere.jsonl"], ["nowhere.jsonl: no readable record"]),
     "a matrix for others": (["sync.name=gossip", "sync.topology=matrix", "sync.matrix=[[1]]"], ["1 x 1, there are 4 workers"]),
     "a matrix that is not there": (["sync.name=gossip", "sync.topology=matrix"], ["need each other"]),
 }

@@ -14,7 +14,7 @@ from hpcml.errors import DataError
 
 def entered(shares, rows):
     """Return the sum of the vectors of some processes, each of which used one of the shares."""
-    total = np.zeros(5, np.uint64)
+    total = np.zeros(7, np.uint64)
     for rank, share in enumerate(shares):
         own = span(rows, len(shares), rank)
         ledger = Ledger(own.start, own.stop)
@@ -69,3 +69,20 @@ def test_the_sums_go_through_a_checkpoint_onto_another_number_of_processes():
 
 def test_the_expected_sum_is_that_of_its_parts():
     assert (expected(0, 70_000) + expected(70_000, 200_001)) & MASK == expected(0, 200_001) == int(mix(np.arange(200_001)).sum())
+
+
+def test_rows_that_came_too_late_are_accounted_for_but_not_used():
+    ledger = Ledger(0, 10)
+    ids = mix(np.arange(10))
+    ledger.add(int(ids[:6].sum()), 6)
+    ledger.add(0, 0, (int(ids[6]), 1), (int(ids[7:].sum()), 3))
+    assert verdict(ledger.vector(), 10, "epoch 3") | {"ids": ""} == {"rows_used": 6, "rows_left_out": 1, "rows_too_late": 3, "ids": ""}
+    ledger.add(0, 0, late=(int(ids[7]), 1))
+    with pytest.raises(DataError, match="6 rows used and 1 left out and 4 too late, expected 10"):
+        verdict(ledger.vector(), 10, "epoch 3")
+
+
+def test_a_checkpoint_of_before_rows_could_be_late_is_read():
+    ledger = Ledger(0, 4)
+    ledger.restore({"used": "a", "used_rows": "2", "left_out": "0", "left_out_rows": "0"})
+    assert ledger.vector()[:2].tolist() == [10, 2]

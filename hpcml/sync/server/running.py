@@ -28,7 +28,7 @@ from hpcml.sync.server.record import Record
 from hpcml.sync.server.shard import Shard
 from hpcml.sync.server.tables import Table
 from hpcml.sync.server.termination import Termination, Verdict
-from hpcml.sync.synchroniser import Arrays
+from hpcml.sync.synchroniser import Arrays, Quiet
 
 if TYPE_CHECKING:
     from hpcml.sync.server.plan import ParameterServer
@@ -37,7 +37,7 @@ DESK = 0
 """The rank that deals portions and finds out when all work is done."""
 
 
-class Running:
+class Running(Quiet):
     """The synchroniser of one run with a parameter server: epochs instead of steps are what all ranks do together."""
 
     def __init__(self, plan: ParameterServer, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> None:

@@ -1,0 +1,59 @@
+"""What must fit together before a run starts, and what makes two runs the same."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpcml.comm.communicator import everywhere
+from hpcml.data import ShardedDataset
+from hpcml.errors import ConfigError, DataError, ShapeError
+from hpcml.nn import Loss, Model
+from hpcml.sync import Plan
+from hpcml.sync.server import ParameterServer
+
+if TYPE_CHECKING:
+    from hpcml.train.trainer import Trainer
+
+
+def require_hosts(workers: int, ranks: int) -> None:
+    """Raise ConfigError on every rank if there are more ranks than virtual workers."""
+    if workers < 1:
+        raise everywhere(ConfigError(f"train.virtual_workers is {workers}; there must be at least 1"))
+    if ranks > workers:
+        text = f"{ranks} ranks for {workers} virtual workers: a rank must host at least one"
+        raise everywhere(ConfigError(f"{text}; start at most {workers} ranks, or start a new run with train.virtual_workers = {ranks}"))
+
+
+def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
+    """Raise ShapeError or DataError unless model, loss and data fit together."""
+    if data.y is None:
+        raise DataError("training needs a target; open the shards with target=...")
+    if tuple(data.x.shape) != model.shape:
+        raise ShapeError(f"the data's rows have shape {tuple(data.x.shape)}, the model takes {model.shape}")
+    if loss.integer_target and np.dtype(data.y.dtype).kind not in "iub":
+        raise DataError(f"{loss.name} takes whole numbers as target, field {data.y.name!r} is {data.y.dtype}")
+    numbers = 1 if loss.integer_target else math.prod(model.outputs)
+    if math.prod(data.y.shape) != numbers:
+        kind = "one class" if loss.integer_target else f"the model gives {numbers} numbers"
+        raise ShapeError(
+            f"{loss.name}: {kind} a row, field {data.y.name!r} has rows of shape {data.y.shape}; give the model as many outputs"
+        )
+
+
+def identify(trainer: Trainer, sync: Plan | ParameterServer, sampling: dict[str, Any]) -> dict[str, str]:
+    """Return in plain words everything that decides the bits of a run; a resumed run must have the same."""
+    return {
+        "parameter layout": f"{trainer.model.arena.fingerprint()} of {trainer.model.describe()}",
+        "loss": f"{trainer.loss.name}({trainer.loss.options})" if trainer.loss.options else trainer.loss.name,
+        "optimizer": repr(trainer.optimizer),
+        "synchroniser": repr(sync),
+        "training data": trainer.data.index.fingerprint(),
+        "global batch": str(trainer.sampler.batch),
+        "virtual workers": str(trainer.workers),
+        "seed": str(trainer.sampler.seed),
+        "sampling": repr(dict(sorted(sampling.items()))),
+        **({} if trainer.data.transforms is None else {"transforms": repr(trainer.data.transforms)}),
+    }
