@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpcml import nn as nn
     from hpcml.data import open_shards as open_shards
+    from hpcml.optim import LAMB as LAMB
     from hpcml.optim import LARS as LARS
     from hpcml.optim import SGD as SGD
     from hpcml.optim import AdamW as AdamW
@@ -33,6 +34,7 @@ _HOMES = {
     "open_shards": "hpcml.data",
     "SGD": "hpcml.optim",
     "AdamW": "hpcml.optim",
+    "LAMB": "hpcml.optim",
     "LARS": "hpcml.optim",
     "Clipped": "hpcml.optim",
     "EveryStep": "hpcml.sync",

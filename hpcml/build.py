@@ -14,13 +14,14 @@ import numpy as np
 from hpcml.comm.communicator import Communicator
 from hpcml.comm.device_start import start_device_roads
 from hpcml.config import Config
+from hpcml.config.recipes import apply_recipe
 from hpcml.data import ShardedDataset, find_shards, index_shards
 from hpcml.data.loader import AHEAD
 from hpcml.data.sizing import choose_block, fit_window, parse_bytes, row_bytes
 from hpcml.errors import ConfigError, DataError
 from hpcml.nn import LOSSES, Loss, Model, linear, mlp
 from hpcml.opening import Progress, kept, open_train_and_test, quiet
-from hpcml.optim import LARS, SGD, AdaGrad, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
+from hpcml.optim import LAMB, LARS, SGD, AdaGrad, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
 from hpcml.synchronising import build_sync
 from hpcml.train import Hook, Saving, Trainer
 from hpcml.transforming import keep_statistics, transformed
@@ -136,6 +137,7 @@ def build_rule(config: Config, rate: Rate) -> Rule:
         "sgd": SGD(rate, keys.momentum, keys.nesterov, keys.decay),
         "adamw": AdamW(rate, keys.beta1, keys.beta2, keys.epsilon, keys.decay),
         "adagrad": AdaGrad(rate, keys.epsilon, keys.decay),
+        "lamb": LAMB(rate, keys.beta1, keys.beta2, keys.epsilon, keys.decay),
         "lars": LARS(rate, keys.momentum, keys.decay, keys.trust),
     }
     rule = rules[keys.name]
@@ -156,6 +158,7 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
     Raises:
         HpcmlError: on every rank, for anything that cannot be run.
     """
+    config, recipe = apply_recipe(config)
     train, test = open_train_and_test(config, comm, told)
     statistics = keep_statistics(config, train, comm, folder)
     train, test = transformed(train, config, statistics, comm), test and transformed(test, config, statistics, comm)
@@ -193,6 +196,6 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         saving=Saving(folder, config.run.checkpoint_every, config.run.keep, resume),
         hooks=hooks,
     )
-    trainer.notes += kept_notes + notes
+    trainer.notes += recipe + kept_notes + notes
     resolved = msgspec.structs.replace(config.train, virtual_workers=trainer.workers, loss=trainer.loss.name)
     return Job(trainer, msgspec.structs.replace(config, train=resolved))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hpcml.cli.main import main
 from hpcml.config import Config, DataConfig, load
 from hpcml.config.meanings import MEANINGS, keys_table
+from hpcml.config.recipes import apply_recipe
 from hpcml.errors import ConfigError
 
 SMALL = '[data]\ntrain = "a-*.h5"\n'
@@ -103,6 +104,7 @@ WRONG = {
     "sync.warm_epochs=-1": "sync.warm_epochs is -1",
     "sync.outer_momentum=1": "sync.outer_momentum is 1.0; it must be 0 or more and below 1",
     "sync.outer_rate=0.5": 'sync.outer_rate means nothing to "every-step"',
+    "rate.recipe=large-batch": "set rate.base_batch",
     "train.batch=0": "train.batch is 0; it must be 1 or more",
     "run.keep=0": "run.keep is 0; it must be 1 or more",
     "sync.reducer=ring": "cannot be exact",
@@ -115,6 +117,25 @@ WRONG = {
 def test_what_is_wrong_is_named(written, change):
     with pytest.raises(ConfigError, match=WRONG[change]):
         written(SMALL, change)
+
+
+def test_the_recipe_for_large_batches_tells_all_that_it_changes_and_changes_nothing_twice(written):
+    config = written(SMALL, "rate.recipe=large-batch", "rate.base_batch=128", "train.epochs=8")
+    changed, notes = apply_recipe(config)
+    differ = {key for key, value in changed.flat().items() if value != config.flat()[key]}
+    assert differ == {"optimizer.name", "optimizer.momentum", "rate.name", "rate.warmup_epochs"}
+    assert (changed.optimizer.name, changed.rate.warmup_epochs) == ("lars", 2.0)
+    assert len(notes) == len(differ)
+    assert all(any(key in note for note in notes) for key in differ)
+    assert apply_recipe(changed) == (changed, [])
+    assert apply_recipe(written()) == (written(), [])
+
+
+def test_the_recipe_keeps_what_was_set_and_makes_lamb_of_adam(written):
+    changes = ["optimizer.name=adamw", "rate.warmup_epochs=1", "rate.name=step"]
+    changed, notes = apply_recipe(written(SMALL, "rate.recipe=large-batch", "rate.base_batch=128", *changes))
+    assert (changed.optimizer.name, changed.rate.warmup_epochs, changed.rate.name) == ("lamb", 1.0, "step")
+    assert len(notes) == 1
 
 
 def test_a_file_that_is_wrong_is_named(written, tmp_path):

@@ -84,7 +84,7 @@ class TrainConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class OptimizerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The rule that moves the parameters; keys that a rule does not have must be left at their defaults."""
 
-    name: Literal["sgd", "adamw", "lars", "adagrad"] = "sgd"
+    name: Literal["sgd", "adamw", "lars", "lamb", "adagrad"] = "sgd"
     rate: float = 0.1
     momentum: float = 0.0
     nesterov: bool = False
@@ -105,6 +105,7 @@ class RateConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     factor: float = 0.1
     floor: float = 0.0
     base_batch: int = 0
+    recipe: Literal["none", "large-batch"] = "none"
 
 
 class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -84,6 +84,7 @@ _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
         "adamw": ("momentum", "nesterov", "trust"),
         "lars": ("nesterov", "beta1", "beta2", "epsilon"),
         "adagrad": ("momentum", "nesterov", "beta1", "beta2", "trust"),
+        "lamb": ("momentum", "nesterov", "trust"),
     },
     "rate.name": {
         "constant": ("step_epochs", "factor", "floor"),
@@ -130,6 +131,9 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield "sync.slow and sync.arrivals say who comes last, which means nothing without sync.spare; set it, or leave them out"
     if config.sync.slow and config.sync.arrivals:
         yield "sync.arrivals records who comes last, and sync.slow says it; give one of them"
+    if config.rate.recipe != "none" and not config.rate.base_batch:
+        text = f'rate.recipe = "{config.rate.recipe}" scales the rate from the batch that it was found for'
+        yield f"{text}; set rate.base_batch to that"
     flat = config.flat()
     for chooser, unused in _UNUSED.items():
         section = chooser.partition(".")[0]

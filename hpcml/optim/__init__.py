@@ -3,9 +3,10 @@
 from hpcml.optim.blocks import Scratch, apply, apply_whole
 from hpcml.optim.norms import norm
 from hpcml.optim.rates import Constant, Cosine, Rate, Steps, Warmup, linear_scaling
-from hpcml.optim.rules import LARS, SGD, AdaGrad, AdamW, Clipped, Look, Rule, rate_at
+from hpcml.optim.rules import LAMB, LARS, SGD, AdaGrad, AdamW, Clipped, Look, Rule, rate_at
 
 __all__ = [
+    "LAMB",
     "LARS",
     "SGD",
     "AdaGrad",

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from hpcml.arrays import Array, aligned, namespace
 from hpcml.arrays.memory import BLOCK
 from hpcml.optim.rules import Look, Rule, rate_at
+
+LINE = 1 << 14
+"""Elements whose squares are added in the array's own precision; three lines stay in a core's second-level cache."""
 
 
 class Scratch:
@@ -24,6 +28,18 @@ class Scratch:
         self.step = BLOCK if namespace(like) is np else max(self.n, 1)
         size = min(self.step, max(self.n, 1))
         self.memory = aligned(size, like.dtype) if namespace(like) is np else namespace(like).zeros(size, like.dtype)
+
+    @cached_property
+    def spare(self) -> Array:
+        """Memory for rules that work out whole vectors in their look, (3, line), made when it is first asked for."""
+        size = min(LINE, max(self.n, 1)) if namespace(self.memory) is np else max(self.n, 1)
+        return namespace(self.memory).zeros((3, size), self.memory.dtype)
+
+    def lines(self, part: slice) -> Iterator[slice]:
+        """Yield spans that fit into `spare` and together are `part`: always the same ones, since norms depend on where they are cut."""
+        size = self.spare.shape[1]
+        for first in range(part.start, part.stop, size):
+            yield slice(first, min(first + size, part.stop))
 
     def spans(self, whole: slice) -> Iterator[slice]:
         """Yield spans of at most one block that together are `whole`."""
@@ -62,7 +78,7 @@ def apply(
 def apply_whole(rule: Rule, data: Array, grad: Array, state: Array, step: int, work: Scratch) -> None:
     """Move all n numbers by a whole gradient (n,), looking at both first where the rule does; overwrites data, state and grad."""
     trained = slice(0, work.trained)
-    look = rule.look(data[trained], grad[trained], work.parts) if rule.looks else None
+    look = rule.look(data[trained], grad[trained], state[:, trained], step, work) if rule.looks else None
     apply(rule, data, ((span, grad[span]) for span in work.spans(slice(0, work.n))), state, step, work, look)
 
 

@@ -6,13 +6,16 @@ beside them, so one rule serves many replicas, any slice of a vector, and every 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from hpcml.arrays import Array, kernels
+from hpcml.arrays import Array, kernels, namespace
 from hpcml.optim.norms import norm
 from hpcml.optim.rates import Constant, Rate
+
+if TYPE_CHECKING:
+    from hpcml.optim.blocks import Scratch
 
 Look = list[tuple[slice, float, float]]
 """What a rule saw in whole vectors: (span, factor of the gradient there, factor of the rate there), in order, over all n."""
@@ -33,8 +36,17 @@ class Rule(Protocol):
     def looks(self) -> bool:
         """Return whether the rule must look at whole vectors before it moves a block."""
 
-    def look(self, data: Array, grad: Array, parts: Sequence[slice]) -> Look:
-        """Return what whole vectors (n,) say, given the span of each parameter; they are not changed."""
+    def look(self, data: Array, grad: Array, state: Array, step: int, work: Scratch, scale: float = 1.0) -> Look:
+        """Return what whole vectors say, which are not changed; the gradient to judge is `scale` times grad.
+
+        Args:
+            data: (n,) parameters.
+            grad: (n,) gradient.
+            state: (k, n), as the last step left it.
+            step: number of the step, from 0.
+            work: the span of each parameter, and memory.
+            scale: what the gradient is going to be multiplied by.
+        """
 
     def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
         """Overwrite parameters p (m,), gradient g (m,), states s (k, m) and scratch (m,) by step number `step`, counted from 0."""
@@ -55,7 +67,7 @@ class _Blind:
         """Return False."""
         return False
 
-    def look(self, data: Array, grad: Array, parts: Sequence[slice]) -> Look:
+    def look(self, data: Array, grad: Array, state: Array, step: int, work: Scratch, scale: float = 1.0) -> Look:
         """Return one span with both factors 1."""
         return [(slice(0, len(data)), 1.0, 1.0)]
 
@@ -146,9 +158,9 @@ class LARS:
         """Return True: the norms are those of whole parameter arrays."""
         return True
 
-    def look(self, data: Array, grad: Array, parts: Sequence[slice]) -> Look:
+    def look(self, data: Array, grad: Array, state: Array, step: int, work: Scratch, scale: float = 1.0) -> Look:
         """Return each parameter's span with its local rate."""
-        return [(part, 1.0, self._local(norm(data[part]), norm(grad[part]))) for part in parts]
+        return [(part, 1.0, self._local(norm(data[part]), scale * norm(grad[part]))) for part in work.parts]
 
     def _local(self, size: float, slope: float) -> float:
         return self.trust * size / (slope + self.decay * size) if size > 0 and slope > 0 else 1.0
@@ -156,6 +168,64 @@ class LARS:
     def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
         """Overwrite a block by one step; see Rule."""
         kernels.lars(p, g, s[0], scratch, rate=rate, momentum=self.momentum, decay=self.decay)
+
+
+@dataclass(frozen=True, slots=True)
+class LAMB:
+    """Adam with a rate for each parameter array in proportion to its norm, for large batches.
+
+    d = m' / (sqrt(v') + epsilon) + decay p, with Adam's corrected means m' and v'; p = p - rate (|p| / |d|) d.
+    Where |p| or |d| is zero, their ratio is 1.
+
+    References:
+        You et al., Large batch optimization for deep learning: training BERT in 76 minutes, ICLR 2020, algorithm 2.
+    """
+
+    rate: float | Rate
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-6
+    decay: float = 0.01
+    slots: int = field(init=False, default=2)
+
+    @property
+    def looks(self) -> bool:
+        """Return True: the norms are those of whole parameter arrays."""
+        return True
+
+    def look(self, data: Array, grad: Array, state: Array, step: int, work: Scratch, scale: float = 1.0) -> Look:
+        """Return each parameter's span with the ratio of its norm to its step's; every rank works that out for all n."""
+        found: Look = []
+        for part in work.parts:
+            squares = sum(self._squares(data[at], grad[at], state[:, at], step, work.spare, scale) for at in work.lines(part))
+            size, slope = norm(data[part]), math.sqrt(squares)
+            found.append((part, 1.0, size / slope if size > 0 and 0 < slope < math.inf else 1.0))
+        return found
+
+    def _squares(self, p: Array, g: Array, s: Array, step: int, spare: Array, scale: float) -> float:
+        """Return the sum of squares of d over one line, float64; spare (3, line) is overwritten."""
+        mean, square, term = (row[: len(p)] for row in spare)
+        xp = namespace(p)
+        xp.multiply(s[0], self.beta1, out=mean)
+        xp.multiply(g, (1 - self.beta1) * scale, out=term)
+        mean += term
+        xp.multiply(s[1], self.beta2, out=square)
+        xp.multiply(g, g, out=term)
+        term *= (1 - self.beta2) * scale * scale
+        square += term
+        xp.sqrt(square, out=square)
+        square /= math.sqrt(1 - self.beta2 ** (step + 1))
+        square += self.epsilon
+        mean /= square
+        mean /= 1 - self.beta1 ** (step + 1)
+        xp.multiply(p, self.decay, out=term)
+        mean += term
+        return float(mean @ mean)
+
+    def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
+        """Overwrite a block by one step, which is Adam's at this array's rate; see Rule."""
+        betas = (self.beta1, self.beta2)
+        kernels.adamw(p, g, (s[0], s[1]), scratch, step, rate=rate, betas=betas, epsilon=self.epsilon, decay=self.decay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +254,12 @@ class Clipped:
         """Return True: the norm is that of the whole gradient."""
         return True
 
-    def look(self, data: Array, grad: Array, parts: Sequence[slice]) -> Look:
+    def look(self, data: Array, grad: Array, state: Array, step: int, work: Scratch, scale: float = 1.0) -> Look:
         """Return the inner rule's spans with the gradient scaled to at most the norm."""
-        length = norm(grad)
-        scale = self.norm / length if length > self.norm else 1.0
-        return [(part, scale * inner, rate) for part, inner, rate in self.rule.look(data, grad, parts)]
+        length = scale * norm(grad)
+        shorter = self.norm / length if length > self.norm else 1.0
+        inside = self.rule.look(data, grad, state, step, work, scale * shorter)
+        return [(part, shorter * inner, rate) for part, inner, rate in inside]
 
     def update(self, p: Array, g: Array, s: Array, rate: float, step: int, scratch: Array) -> None:
         """Overwrite a block by one step of the inner rule, whose gradient is scaled already; see Rule."""

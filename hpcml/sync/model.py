@@ -37,7 +37,7 @@ class SharedModel:
         """
         look: Look | None = None
         if self._mean is not None:
-            blocks, look = self._look(blocks, self._mean)
+            blocks, look = self._look(blocks, self._mean, step)
         elif pace != 1.0:
             look = [(self._trained, 1.0, 1.0)]
         if pace != 1.0 and look is not None:
@@ -53,11 +53,12 @@ class SharedModel:
         """Yield spans of at most one block that together are `whole`."""
         return self._scratch.spans(whole)
 
-    def _look(self, blocks: Iterator[Part], mean: Array) -> tuple[Iterator[Part], Look]:
+    def _look(self, blocks: Iterator[Part], mean: Array, step: int) -> tuple[Iterator[Part], Look]:
         """Return the owned blocks and what the rule saw in whole vectors: each rank first shows its part of the mean to all."""
         for span, g in blocks:
             mean[span] = g
         self._reducer.settle()
-        look = self.rule.look(self.data[self._trained], mean[self._trained], self._scratch.parts)
+        trained = self._trained
+        look = self.rule.look(self.data[trained], mean[trained], self.slots[:, trained], step, self._scratch)
         self._reducer.settle()  # nobody moves a parameter that another still looks at
         return ((span, mean[span]) for part in self._reducer.owned for span in self._scratch.spans(part)), look

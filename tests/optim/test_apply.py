@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from hpcml.optim import LARS, SGD, AdamW, Clipped, Scratch, apply, apply_whole
+from hpcml.optim import LAMB, LARS, SGD, AdamW, Clipped, Scratch, apply, apply_whole
 
 RULES = {
     "sgd": SGD(0.1),
@@ -15,7 +15,9 @@ RULES = {
     "nesterov": SGD(0.1, momentum=0.9, nesterov=True),
     "adamw": AdamW(0.01),
     "lars": LARS(0.1, decay=0.01),
+    "lamb": LAMB(0.01),
     "clipped": Clipped(SGD(0.1, momentum=0.9), 1.0),
+    "clipped lamb": Clipped(LAMB(0.01), 1.0),
 }
 PARTS = [slice(0, 60_000), slice(60_000, 100_003)]
 N = PARTS[-1].stop
@@ -56,7 +58,7 @@ def test_blocks_change_nothing(name):
     for step in range(3):
         apply_whole(rule, data, gradient.copy(), state, step, work)
         grad = gradient.copy()
-        look = rule.look(whole, grad, PARTS) if rule.looks else None
+        look = rule.look(whole, grad, states, step, one) if rule.looks else None
         apply(rule, whole, [(slice(0, N), grad)], states, step, one, look)
     np.testing.assert_array_equal(data, whole)
     np.testing.assert_array_equal(state, states)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpcml.optim import LARS, SGD, AdaGrad, AdamW, Clipped, Scratch, apply_whole
+from hpcml.optim import LAMB, LARS, SGD, AdaGrad, AdamW, Clipped, Scratch, apply_whole
 from tests.laws import RuleLaws
 
 
@@ -96,6 +96,41 @@ class TestLARS(RuleLaws):
         return p
 
 
+class TestLAMB(RuleLaws):
+    def make(self, rate):
+        return LAMB(rate, beta1=0.8, beta2=0.95, epsilon=1e-6, decay=0.1)
+
+    def textbook(self, p, gradients, rates):
+        m = v = 0
+        for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+            m = 0.8 * m + 0.2 * g
+            v = 0.95 * v + 0.05 * g**2
+            d = (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-6) + 0.1 * p
+            for part in self.parts:
+                p[part] = p[part] - rate * np.linalg.norm(p[part]) / np.linalg.norm(d[part]) * d[part]
+        return p
+
+
+class TestClippedLAMB(TestLAMB):
+    """Clipping comes first: the norms that the rule judges by are those of the clipped gradient."""
+
+    def make(self, rate):
+        return Clipped(super().make(rate), norm=2.0)
+
+    def textbook(self, p, gradients, rates):
+        return super().textbook(p, gradients * np.minimum(1, 2.0 / np.linalg.norm(gradients, axis=1))[:, None], rates)
+
+
+class TestClippedLARS(TestLARS):
+    """As above."""
+
+    def make(self, rate):
+        return Clipped(super().make(rate), norm=2.0)
+
+    def textbook(self, p, gradients, rates):
+        return super().textbook(p, gradients * np.minimum(1, 2.0 / np.linalg.norm(gradients, axis=1))[:, None], rates)
+
+
 class TestClippedMomentum(RuleLaws):
     def make(self, rate):
         return Clipped(SGD(rate, momentum=0.9), norm=2.0)
@@ -133,6 +168,18 @@ def test_a_part_that_is_zero_moves_under_lars():
     p, g = np.zeros(4), np.ones(4)
     apply_whole(LARS(0.5), p, g, np.zeros((1, 4)), 0, Scratch(p, [slice(0, 4)]))
     np.testing.assert_array_equal(p, -0.5)
+
+
+def test_a_part_that_is_zero_moves_under_lamb():
+    p, g = np.zeros(4), np.ones(4)
+    apply_whole(LAMB(0.5, epsilon=0.0), p, g, np.zeros((2, 4)), 0, Scratch(p, [slice(0, 4)]))
+    np.testing.assert_allclose(p, -0.5)
+
+
+def test_the_size_of_a_gradient_does_not_matter_to_lamb():
+    p, gradients = LAWS.case()
+    one, large = (LAWS.run(LAMB(0.1, epsilon=0.0), p, gradients * scale) for scale in (1.0, 1024.0))
+    np.testing.assert_allclose(large, one, rtol=1e-12)
 
 
 def test_no_momentum_keeps_no_state():

@@ -8,7 +8,7 @@ from hpcml.comm.alone import Alone
 from hpcml.comm.topologies import ONE_PEER, RING, matrix, pairs
 from hpcml.errors import ConfigError
 from hpcml.nn import Tail
-from hpcml.optim import LARS, SGD, AdamW, Clipped, Steps
+from hpcml.optim import LAMB, LARS, SGD, AdamW, Clipped, Steps
 from hpcml.sync import (
     SUMS,
     Adaptive,
@@ -37,6 +37,10 @@ class TestEveryStepWithAdam(TestEveryStep):
 
 class TestEveryStepWithClippedLARS(TestEveryStep):
     rule = Clipped(LARS(0.1, decay=0.01), 0.5)
+
+
+class TestEveryStepWithClippedLAMB(TestEveryStep):
+    rule = Clipped(LAMB(0.02), 0.5)
 
 
 class TestModelsAveragedEveryStep(SynchroniserLaws):
