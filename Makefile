@@ -37,7 +37,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-single test-gpu check bench bench-collectives bench-loading bench-gpu data-text clean
+.PHONY: help install demo test test-single test-gpu check bench bench-collectives bench-loading bench-gpu compare-strategies data-text clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub(/%/, "N", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -103,6 +103,9 @@ bench-loading: $(VENV)/.done ## loading beside PyTorch's DataLoader (where it is
 
 bench-gpu: $(VENV)/.$(CUDA) ## a GPU's optimizer steps and roads, measured (CUDA=cuda12 or cuda13); rows as above
 	$(PYTHON) benchmarks/gpu.py </dev/null
+
+compare-strategies: $(VENV)/.done ## every strategy on the digits on 4 ranks; writes the tables of docs/strategies.md
+	mpirun -n 4 $(PYTHON) benchmarks/strategies.py </dev/null
 
 clean: ## remove what make and the tests made; runs/ and benchmarks/results stay
 	rm -rf .venv .venv-openmpi .venv-site build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
