@@ -34,7 +34,7 @@ STRATEGIES: dict[str, list[str]] = {
     "local steps": LOCAL,
     "adaptive local steps": [*LOCAL, "sync.schedule=adaptive"],
     "post-local": [*LOCAL, "sync.warm_epochs=5"],
-    "one-shot average": ["sync.name=local-steps", "sync.schedule=once"],
+    "one-shot average": ["sync.name=local-steps", "sync.schedule=once", "optimizer.rate=0.02"],
     "block momentum": ["sync.name=local-steps", "sync.every=4", "sync.outer=block-momentum", "sync.warm_epochs=2", "optimizer.rate=0.05"],
     "slow momentum": [*LOCAL, "sync.outer=slow-momentum", "optimizer.rate=0.05"],
     "DiLoCo": [*LOCAL, "sync.outer=sgd", "sync.outer_rate=0.7", "sync.outer_momentum=0.6", *ADAM, "optimizer.rate=0.005"],
