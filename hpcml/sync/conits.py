@@ -5,6 +5,7 @@ Source: Yu and Vahdat, Design and evaluation of a conit-based continuous consist
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -69,11 +70,17 @@ class Measured:
         self.numbers[0] = max(self.numbers[0], distance)
 
 
-def gather(measured: list[Measured], comm: Communicator) -> Conits:
-    """Return the conits of all workers from those of each rank's; every rank calls it."""
+def gather(measured: list[Measured], comm: Communicator, distances: Sequence[float] = ()) -> Conits:
+    """Return the conits of all workers from those of each rank's; every rank calls it.
+
+    Args:
+        measured: what the workers of this rank measured.
+        comm: all ranks.
+        distances: of this rank's workers now, if they have not met since they were last measured.
+    """
     rows = np.array([each.numbers for each in measured]).reshape(-1, GAPS + 2)
     counts = rows[:, 2:].sum(axis=0)
-    value = rows[:, :1].max(axis=0, initial=0.0)
+    value = np.array([max([*rows[:, 0], *distances], default=0.0)])
     comm.all_reduce(counts)
     comm.all_reduce(value, Op.MAX)
     staleness = {gap: int(count) for gap, count in enumerate(counts) if count}

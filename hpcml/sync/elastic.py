@@ -167,7 +167,11 @@ class _Running(Quiet):
         return self.between.finish()
 
     def conits(self) -> Conits:
-        return gather(list(self.measured.values()), self.comm)
+        distances = []
+        for group in self.groups.values():
+            self._find_drift(group)
+            distances.append(norm(self.drift))
+        return gather(list(self.measured.values()), self.comm, distances)
 
     def shared_state(self) -> Arrays:
         return {"centre": self.centre}

@@ -103,7 +103,7 @@ class _Running(Quiet):
         self.reducer.settle()
 
     def conits(self) -> Conits:
-        return self.replicas.conits()
+        return self.replicas.conits(self.anchor.data)
 
     def _sum_drifts(self, measured: bool = False) -> np.ndarray:
         """Sum all workers' drifts from the anchor, each times its weight, and return the sums of their tails; perhaps measure them."""

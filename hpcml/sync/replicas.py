@@ -8,7 +8,7 @@ import numpy as np
 
 from hpcml.arrays import Array, namespace, span, to_host
 from hpcml.nn.arena import Arena, Tail
-from hpcml.optim import Rule, Scratch, apply_whole
+from hpcml.optim import Rule, Scratch, apply_whole, norm
 from hpcml.sync.conits import Conits, Measured, gather
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.reducers import TreeSum
@@ -79,9 +79,13 @@ class Replicas:
             self._tails.add()
         return self._tails.finish()
 
-    def conits(self) -> Conits:
-        """Return what all workers measured; every rank calls it."""
-        return gather([replica.measured for replica in self], self._comm)
+    def conits(self, common: Array | None = None) -> Conits:
+        """Return what all workers measured, and their distances now from a common model (n,) if there is one; every rank calls it."""
+        distances, apart = [], self.grad[: self.arena.n]
+        for replica in self if common is not None else ():
+            namespace(apart).subtract(replica.data, common, out=apart)
+            distances.append(norm(apart))
+        return gather([replica.measured for replica in self], self._comm, distances)
 
     def state(self, worker: int) -> Arrays:
         """Return the arrays of one hosted worker; the run's own memory."""

@@ -209,5 +209,20 @@ def test_conits_are_counted_as_models_part_and_meet(on_every_rank, every):
         assert found == expected
 
 
+def test_workers_that_never_meet_still_tell_how_far_they_are_apart(on_every_rank):
+    def program(comm):
+        run = Job(LocalSteps(Once()), comm, V, SGD(0.1))
+        run.steps(0, 5)
+        before = run.state()
+        found = run.sync.conits()
+        for name, x in run.state().items():
+            np.testing.assert_array_equal(x, before[name])
+        return found, [np.linalg.norm(run.sync.worker_state(worker)["data"] - before[None, "anchor"]) for worker in run.hosted]
+
+    for found, mine in on_every_rank(program):
+        assert found.value >= max(mine, default=0) * (1 - 1e-12)
+        assert found.value > 0
+
+
 def test_synchronous_workers_have_nothing_to_tell():
     assert job(EveryStep()).sync.conits() is None
