@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,22 +13,16 @@ from hpcml.comm.communicator import Communicator
 from hpcml.comm.device_start import start_device_roads
 from hpcml.config import Config
 from hpcml.config.recipes import apply_recipe
-from hpcml.data import ShardedDataset, find_shards, index_shards
+from hpcml.data import ShardedDataset
 from hpcml.data.loader import AHEAD
 from hpcml.data.sizing import choose_block, fit_window, parse_bytes, row_bytes
-from hpcml.errors import ConfigError, DataError
-from hpcml.nn import LOSSES, Loss, Model, linear, mlp
+from hpcml.errors import ConfigError
+from hpcml.modelling import build_loss, build_model, resolve_loss, resolve_outputs
 from hpcml.opening import Progress, kept, open_train_and_test, quiet
 from hpcml.optim import LAMB, LARS, SGD, AdaGrad, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
 from hpcml.synchronising import build_sync
 from hpcml.train import Hook, Saving, Trainer
 from hpcml.transforming import keep_statistics, transformed
-
-MOST_CLASSES = 1 << 16
-"""Classes that are believed whatever the number of rows."""
-
-TARGETS_AT_ONCE = 1 << 16
-"""Rows of the target read at once while the classes are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,48 +31,6 @@ class Job:
 
     trainer: Trainer
     config: Config
-
-
-def resolve_outputs(config: Config, data: ShardedDataset, comm: Communicator) -> Config:
-    """Return the config with model.outputs filled in: one more than the largest class, or the target's columns."""
-    if config.model.outputs:
-        return config
-    outputs = np.zeros(1, np.int64)
-    with comm.together():
-        if comm.rank == 0:
-            outputs[0] = count_classes(config, comm) if choose_loss(config, data).integer_target else _columns(data)
-    comm.broadcast(outputs)
-    return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, outputs=int(outputs[0])))
-
-
-def _columns(data: ShardedDataset) -> int:
-    """Return how many numbers a row's target has; 1 without a target, which the trainer refuses by name."""
-    return math.prod(data.y.shape) if data.y is not None else 1
-
-
-def count_classes(config: Config, comm: Communicator) -> int:
-    """Return one more than the largest class in the training target, read on this rank alone.
-
-    Raises:
-        DataError: if a class is negative.
-    """
-    with ShardedDataset(index_shards(find_shards(config.data.train), config.data.target, None)) as targets:
-        largest = 0
-        for first in range(0, targets.rows, TARGETS_AT_ONCE):
-            block = np.zeros((min(TARGETS_AT_ONCE, targets.rows - first), *targets.x.shape), np.int64)
-            targets.read(first, first + len(block), block)
-            if block.min() < 0:
-                row = first + int(block.reshape(len(block), -1).min(axis=1).argmin())
-                path, inside = targets.locate(row)
-                raise DataError(f"{path}: row {inside} of {config.data.target!r} is the class {block.min()}; classes count from 0")
-            largest = max(largest, int(block.max()))
-            if largest >= max(targets.rows, MOST_CLASSES):
-                path, inside = targets.locate(first + int(block.reshape(len(block), -1).max(axis=1).argmax()))
-                raise DataError(
-                    f"{path}: row {inside} of {config.data.target!r} is the class {largest}, more than {targets.rows} rows can tell apart;"
-                    ' set model.outputs if that is meant, train.loss = "squared-error" for numbers, or mend the data'
-                )
-    return largest + 1
 
 
 def resolve_sampling(config: Config, data: ShardedDataset, ranks: int) -> Config:
@@ -93,24 +43,6 @@ def resolve_sampling(config: Config, data: ShardedDataset, ranks: int) -> Config
         bytes_a_row = row_bytes(data.index, np.dtype(config.model.dtype).itemsize)
         window = fit_window(window, block, share, AHEAD, bytes_a_row, parse_bytes(keys.memory, "data.memory"))
     return msgspec.structs.replace(config, data=msgspec.structs.replace(keys, block=block, window=window))
-
-
-def choose_loss(config: Config, data: ShardedDataset) -> Loss:
-    """Return the loss that the config names; "auto" is cross-entropy for whole-number targets, except for a linear model."""
-    name = config.train.loss
-    if name == "auto":
-        whole = data.y is not None and np.dtype(data.y.dtype).kind in "iub" and not data.y.shape
-        name = "softmax-cross-entropy" if whole and config.model.name != "linear" else "squared-error"
-    return LOSSES[name]
-
-
-def build_model(config: Config, row: tuple[int, ...]) -> Model:
-    """Return the model for rows of this shape, in host memory; model.outputs must be filled in."""
-    options: dict[str, Any] = {"seed": config.train.seed, "dtype": config.model.dtype}
-    inputs = row[0] if len(row) == 1 else row
-    if config.model.name == "mlp":
-        return mlp([inputs, *config.model.hidden, config.model.outputs], **options)
-    return linear(inputs, config.model.outputs, **options)
 
 
 def build_rate(config: Config, steps_per_epoch: int, notes: list[str]) -> Rate:
@@ -162,7 +94,7 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
     train, test = open_train_and_test(config, comm, told)
     statistics = keep_statistics(config, train, comm, folder)
     train, test = transformed(train, config, statistics, comm), test and transformed(test, config, statistics, comm)
-    config = resolve_outputs(config, train, comm)
+    config = resolve_outputs(resolve_loss(config, train), train, comm)
     kept_notes: list[str] = []
     train = kept(train, config.data, config.model.dtype, comm, kept_notes)
     test = test and kept(test, config.data, config.model.dtype, comm, kept_notes)
@@ -170,17 +102,18 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
     with comm.together():
         config = resolve_sampling(config, train, comm.size)
         try:
-            model = build_model(config, train.x.shape)
+            model, loss = build_model(config, train.x.shape), build_loss(config)
         except MemoryError as error:
-            sizes = f"model.hidden = {config.model.hidden} and model.outputs = {config.model.outputs} over rows of shape {train.x.shape}"
-            raise ConfigError(f"the model does not fit into memory ({error}); make {sizes} smaller") from error
+            keys = ", ".join(f"model.{key} = {value}" for key, value in msgspec.to_builtins(config.model).items() if value)
+            text = f"make the sizes among {keys} smaller, over rows of shape {train.x.shape}"
+            raise ConfigError(f"the model does not fit into memory ({error}); {text}") from error
         if config.train.batch > train.rows:
             raise ConfigError(f"train.batch is {config.train.batch}, the training data have {train.rows} rows; make the batch smaller")
         steps_per_epoch = -(-train.rows // config.train.batch)
         rule = build_rule(config, build_rate(config, steps_per_epoch, notes))
     trainer = Trainer(
         model,
-        choose_loss(config, train),
+        loss,
         rule,
         build_sync(config, steps_per_epoch, comm, notes),
         train,
@@ -197,5 +130,5 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         hooks=hooks,
     )
     trainer.notes += recipe + kept_notes + notes
-    resolved = msgspec.structs.replace(config.train, virtual_workers=trainer.workers, loss=trainer.loss.name)
+    resolved = msgspec.structs.replace(config.train, virtual_workers=trainer.workers)
     return Job(trainer, msgspec.structs.replace(config, train=resolved))

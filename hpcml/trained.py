@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcml.arrays import choose_device
-from hpcml.build import build_model
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.config import Config, load
 from hpcml.data import ShardedDataset
 from hpcml.errors import CheckpointError, RunError, ShapeError
-from hpcml.nn import LOSSES, Loss, Model
+from hpcml.modelling import build_loss, build_model
+from hpcml.nn import Loss, Model
 from hpcml.train.checkpoint import Checkpoint, newest_together
 from hpcml.train.conditions import fix_blas_threads
 from hpcml.train.identity import require_hosts
@@ -68,7 +68,7 @@ def load_together(folder: Path, comm: Communicator) -> Trained:
         model = build_model(config, _row_shape(found))
         model.move(choose_device(config.run.device, local_rank))
         model.arena.data[...] = model.arena.device.place(found.shared()["weights"])
-    return Trained(config, found, model, LOSSES[config.train.loss], workers, problems)
+    return Trained(config, found, model, build_loss(config), workers, problems)
 
 
 def _row_shape(found: Checkpoint) -> tuple[int, ...]:

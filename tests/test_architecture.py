@@ -19,7 +19,7 @@ FLOORS = [
     {"sync"},
     {"train"},
     {"adapters"},
-    {"transforming", "opening", "synchronising"},
+    {"transforming", "opening", "synchronising", "modelling"},
     {"build"},
     {"trained", "datasets", "bench", "report", "cluster"},
     {"cli"},

@@ -88,7 +88,7 @@ WRONG = {
     "train.epochs=2.5": "train.epochs: expected `int`, got `float`",
     "train.exact=1": "train.exact: expected `bool`, got `int`",
     "model.hidden=[1.5]": r"model.hidden\[0\]: expected `int`",
-    "model.hidden=[0]": "each layer needs 1 or more units",
+    "model.hidden=[0]": "each number must be 1 or more",
     "optimizer.name=adam": "optimizer.name: invalid enum value 'adam'; did you mean 'adamw'.; it is one of sgd, adamw, lars",
     "model.name=mpl": "did you mean 'mlp'.; it is one of mlp, softmax, linear",
     "model.dtype=flaot32": "did you mean 'float32'",
@@ -144,7 +144,7 @@ def test_a_file_that_is_wrong_is_named(written, tmp_path):
         "data = 3": "data must be a section",
         "[data": "not valid TOML",
         "[data]\n": "data: object missing required field `train`",
-        '[data]\ntrain = "a"\n[model]\nname = "linear"\nhidden = [3]\n': "has no hidden layers",
+        '[data]\ntrain = "a"\n[model]\nname = "linear"\nhidden = [3]\n': 'model.hidden means nothing to "linear"',
     }.items():
         with pytest.raises(ConfigError, match="job.toml.*" + part.replace("[", "\\[")):
             written(text)

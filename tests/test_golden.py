@@ -22,3 +22,27 @@ def test_the_job_of_the_readme_learns_as_it_always_did(mpirun, repository, tmp_p
         assert {epoch: losses[epoch] for epoch in LOSSES} == pytest.approx(LOSSES, rel=1e-3)
         assert summary["metrics"]["test_accuracy"] >= 0.97
     assert len(digests) == 1
+
+
+JOBS = {
+    "digits-autoencoder": (3, 38.723, {}),
+    "digits-linear": (3, 0.19990, {}),
+    "digits-logistic": (3, 0.69465, {"test_accuracy": 0.85}),
+    "digits-lstm": (3, 0.37463, {"test_accuracy": 0.88}),
+    "digits-softmax": (3, 0.18676, {"test_accuracy": 0.95}),
+    "digits-svm": (3, 0.027513, {"test_accuracy": 0.95}),
+    "digits-cnn": (25, 0.51857, {"test_accuracy": 0.985}),
+}
+"""Job -> (epochs, training loss after them, what the test metrics must reach). The convolutional network runs whole: 5 seconds."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_learns_as_it_always_did(job, mpirun, repository, tmp_path):
+    epochs, loss, least = JOBS[job]
+    words = ["train", repository / "jobs" / f"{job}.toml", "--set", f"train.epochs={epochs}", "--run", tmp_path / "run"]
+    mpirun(2, *words, cwd=repository).check()
+    metrics = json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]
+    assert metrics["train_loss"] == pytest.approx(loss, rel=5e-3)
+    for name, reached in least.items():
+        assert metrics[name] >= reached

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
@@ -33,6 +37,31 @@ def test_there_are_job_files_to_test():
 def test_a_config_trains(config, tmp_path, mpirun, repository):
     mpirun(2, "train", config, "--set", "train.epochs=1", "--run", tmp_path / "run", cwd=repository).check()
     assert (tmp_path / "run" / "summary.json").stat().st_size > 0
+
+
+@pytest.mark.parametrize("matplotlib", [True, False])
+def test_an_autoencoders_picture_shows_originals_and_results(matplotlib, tmp_path, repository):
+    truth = sorted((repository / "data" / "digits").glob("test-*.h5"))[0]
+    with h5py.File(truth) as shard, h5py.File(tmp_path / "predictions.h5", "w") as file:
+        file["prediction"] = shard["x"][...] / 2
+    if not matplotlib:
+        (tmp_path / "matplotlib.py").write_text("raise ImportError")
+    elif importlib.util.find_spec("matplotlib") is None:
+        pytest.skip("matplotlib is not installed; pip install 'hpcml[plot]'")
+    words = [JOBS / "digits-autoencoder.py", tmp_path / "predictions.h5", truth, tmp_path / "picture.png", "--lines", "1"]
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{repository}"}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=50, env=env)
+    assert done.returncode == 0, done.stderr
+    if matplotlib:
+        assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+        return
+    head, size, _, points = (tmp_path / "picture.pgm").read_bytes().split(b"\n", 3)
+    width, height = map(int, size.split())
+    assert (head, width, height) == (b"P5", 12 * 9 * 8, 2 * 9 * 8)
+    grey = np.frombuffer(points, np.uint8).reshape(height, width).astype(int)
+    above, below = grey[: height // 2], grey[height // 2 :]
+    assert above.max() == 255
+    assert (abs(above - 2 * below) <= 2).all()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

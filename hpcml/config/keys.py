@@ -62,23 +62,33 @@ class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Which model: its name, hidden layers where it has any, and outputs (0: as many as the training target has classes or columns)."""
+    """Which model: its name, its sizes, and outputs (0: as many as the training target has classes or columns).
 
-    name: Literal["mlp", "softmax", "linear"] = "mlp"
+    - shape: what each row is read as, such as [8, 8, 1] for an image; left out, the shape that it has in the shards.
+    - hidden: units of the dense, or widths of the LSTM layers; channels: of the convolutions.
+    """
+
+    name: Literal["mlp", "softmax", "linear", "logistic", "svm", "lenet", "autoencoder", "lstm"] = "mlp"
     hidden: list[int] = []
+    shape: list[int] = []
+    channels: list[int] = []
     outputs: int = 0
     dtype: Literal["float32", "float64"] = "float32"
 
 
 class TrainConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """How long and over how many rows; `virtual_workers` 0 is the number of ranks at the first start."""
+    """How long, over how many rows, and under which loss; `virtual_workers` 0 is the number of ranks at the first start."""
 
     epochs: int = 10
     batch: int = 128
     virtual_workers: int = 0
     exact: bool = True
     seed: int = 0
-    loss: Literal["auto", "softmax-cross-entropy", "squared-error"] = "auto"
+    loss: Literal["auto", "softmax-cross-entropy", "binary-cross-entropy", "squared-error", "huber", "hinge", "contrastive"] = "auto"
+    label_smoothing: float = 0.0
+    class_weights: list[float] = []
+    delta: float = 1.0
+    margin: float = 1.0
 
 
 class OptimizerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from hpcml.config.keys import Config, OptimizerConfig, RateConfig, ServerConfig, SyncConfig, as_toml
+from hpcml.config.keys import Config, ModelConfig, OptimizerConfig, RateConfig, ServerConfig, SyncConfig, TrainConfig, as_toml
 from hpcml.errors import ConfigError
 
 _RANGES = {
@@ -36,6 +36,9 @@ _RANGES = {
     "run.keep": 1,
     "run.log_every": 0,
     "model.outputs": 0,
+    "train.label_smoothing": 0,
+    "train.delta": 0,
+    "train.margin": 0,
     "optimizer.rate": 0,
     "optimizer.clip": 0,
     "rate.warmup_epochs": 0,
@@ -52,8 +55,8 @@ _RANGES = {
 }
 """The smallest value of each key that has one."""
 
-_BELOW_ONE = ("optimizer.momentum", "optimizer.beta1", "optimizer.beta2")
-"""Keys whose sums of old gradients grow without end from 1 on."""
+_BELOW_ONE = ("train.label_smoothing", "optimizer.momentum", "optimizer.beta1", "optimizer.beta2")
+"""Keys that are a share: of old gradients, whose sums grow without end from 1 on, or of a target."""
 
 
 def require_ranges(config: Config, path: str) -> None:
@@ -67,8 +70,11 @@ def require_ranges(config: Config, path: str) -> None:
             raise ConfigError(f"{path}: {key} is {value}; it must be finite")
         if key in _BELOW_ONE and not value < 1:
             raise ConfigError(f"{path}: {key} is {value}; it must be below 1")
-    if any(width < 1 for width in config.model.hidden):
-        raise ConfigError(f"{path}: model.hidden is {config.model.hidden}; each layer needs 1 or more units")
+    for key in ("model.hidden", "model.shape", "model.channels"):
+        if any(length < 1 for length in flat[key]):
+            raise ConfigError(f"{path}: {key} is {flat[key]}; each number must be 1 or more")
+    if any(not 0 <= weight < math.inf for weight in config.train.class_weights):
+        raise ConfigError(f"{path}: train.class_weights is {config.train.class_weights}; each number must be finite and 0 or more")
     for problem in _contradictions(config):
         raise ConfigError(f"{path}: {problem}")
 
@@ -110,15 +116,51 @@ _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Keys of a section that mean nothing under one value of the key that chooses among them."""
 
-_DEFAULTS = {"optimizer": OptimizerConfig(), "rate": RateConfig(), "sync": SyncConfig()}
+MODEL_KEYS = {
+    "mlp": ("hidden",),
+    "softmax": (),
+    "linear": (),
+    "logistic": (),
+    "svm": (),
+    "lenet": ("shape", "channels", "hidden"),
+    "autoencoder": ("hidden",),
+    "lstm": ("shape", "hidden"),
+}
+"""The keys of [model] that each model has beside outputs and dtype."""
+
+LOSS_KEYS = {
+    "softmax-cross-entropy": ("label_smoothing", "class_weights"),
+    "binary-cross-entropy": ("label_smoothing", "class_weights"),
+    "squared-error": (),
+    "huber": ("delta",),
+    "hinge": ("margin",),
+    "contrastive": ("margin",),
+}
+"""The keys of [train] that each loss has."""
+
+
+def _others(taken: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Return, for each name, the keys that only other names have."""
+    every = dict.fromkeys(key for keys in taken.values() for key in keys)
+    return {name: tuple(key for key in every if key not in keys) for name, keys in taken.items()}
+
+
+_UNUSED |= {"model.name": _others(MODEL_KEYS), "train.loss": _others(LOSS_KEYS)}
+
+_NEEDED = {"lenet": ("channels",), "autoencoder": ("hidden",), "lstm": ("hidden",)}
+"""Keys without which a model has no layers."""
+
+_DEFAULTS = {"model": ModelConfig(), "train": TrainConfig(), "optimizer": OptimizerConfig(), "rate": RateConfig(), "sync": SyncConfig()}
 
 
 def _contradictions(config: Config) -> Iterator[str]:
+    flat = config.flat()
     if config.train.exact and config.sync.reducer not in ("auto", "tree"):
         text = f'sync.reducer = "{config.sync.reducer}" cannot be exact: its bits depend on the ranks'
         yield f'{text}; set train.exact = false, or reducer = "tree"'
-    if config.model.name != "mlp" and config.model.hidden:
-        yield f'model.hidden is {config.model.hidden}, but a "{config.model.name}" model has no hidden layers; use name = "mlp"'
+    for key in _NEEDED.get(config.model.name, ()):
+        if not flat[f"model.{key}"]:
+            yield f'a "{config.model.name}" needs model.{key}, such as {key} = [16, 32]'
     if config.optimizer.nesterov and not config.optimizer.momentum:
         yield "optimizer.nesterov = true means nothing without optimizer.momentum; set both, or neither"
     momentum = config.sync.outer_momentum
@@ -134,7 +176,6 @@ def _contradictions(config: Config) -> Iterator[str]:
     if config.rate.recipe != "none" and not config.rate.base_batch:
         text = f'rate.recipe = "{config.rate.recipe}" scales the rate from the batch that it was found for'
         yield f"{text}; set rate.base_batch to that"
-    flat = config.flat()
     for chooser, unused in _UNUSED.items():
         section = chooser.partition(".")[0]
         chosen, defaults = flat[chooser], msgspec.to_builtins(_DEFAULTS[section])

@@ -37,7 +37,7 @@ from hpcml.nn.losses import (
 )
 from hpcml.nn.model import Model
 from hpcml.nn.workspace import Workspace
-from hpcml.nn.zoo import linear, mlp
+from hpcml.nn.zoo import autoencoder, lenet, linear, lstm, mlp
 
 __all__ = [
     "GRU",
@@ -66,12 +66,15 @@ __all__ = [
     "Tanh",
     "Tied",
     "Workspace",
+    "autoencoder",
     "binary_cross_entropy",
     "contrastive",
     "cross_entropy",
     "hinge",
     "huber",
+    "lenet",
     "linear",
+    "lstm",
     "mlp",
     "softmax_cross_entropy",
     "squared_error",

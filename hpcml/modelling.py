@@ -1,0 +1,153 @@
+"""Models and losses by name: what [model] and the loss in [train] mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from hpcml.comm.communicator import Communicator, everywhere
+from hpcml.config import Config
+from hpcml.config.keys import ModelConfig
+from hpcml.config.limits import LOSS_KEYS
+from hpcml.data import ShardedDataset, find_shards, index_shards
+from hpcml.errors import ConfigError, DataError
+from hpcml.nn import LOSSES, Loss, Model, binary_cross_entropy, contrastive, cross_entropy, hinge, huber, squared_error
+from hpcml.nn.zoo import autoencoder, lenet, linear, lstm, mlp
+
+MOST_CLASSES = 1 << 16
+"""Classes that are believed whatever the number of rows."""
+
+TARGETS_AT_ONCE = 1 << 16
+"""Rows of the target read at once while the classes are counted."""
+
+Shape = tuple[int, ...]
+
+USUAL_LOSS = {"linear": "squared-error", "autoencoder": "squared-error", "logistic": "binary-cross-entropy", "svm": "hinge"}
+"""The loss that "auto" stands for where the model itself says it."""
+
+LOSS_MAKERS: dict[str, Callable[..., Loss]] = {
+    "softmax-cross-entropy": cross_entropy,
+    "binary-cross-entropy": binary_cross_entropy,
+    "squared-error": lambda: squared_error,
+    "huber": huber,
+    "hinge": hinge,
+    "contrastive": contrastive,
+}
+
+
+def resolve_outputs(config: Config, data: ShardedDataset, comm: Communicator) -> Config:
+    """Return the config with model.outputs filled in: one more than the largest class, or the target's columns."""
+    if config.model.outputs:
+        return config
+    outputs = np.zeros(1, np.int64)
+    with comm.together():
+        if comm.rank == 0:
+            outputs[0] = count_classes(config, comm) if LOSSES[config.train.loss].integer_target else _columns(data)
+    comm.broadcast(outputs)
+    return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, outputs=int(outputs[0])))
+
+
+def _columns(data: ShardedDataset) -> int:
+    """Return how many numbers a row's target has; 1 without a target, which the trainer refuses by name."""
+    return math.prod(data.y.shape) if data.y is not None else 1
+
+
+def count_classes(config: Config, comm: Communicator) -> int:
+    """Return one more than the largest class in the training target, read on this rank alone.
+
+    Raises:
+        DataError: if a class is negative.
+    """
+    with ShardedDataset(index_shards(find_shards(config.data.train), config.data.target, None)) as targets:
+        largest = 0
+        for first in range(0, targets.rows, TARGETS_AT_ONCE):
+            block = np.zeros((min(TARGETS_AT_ONCE, targets.rows - first), *targets.x.shape), np.int64)
+            targets.read(first, first + len(block), block)
+            if block.min() < 0:
+                row = first + int(block.reshape(len(block), -1).min(axis=1).argmin())
+                path, inside = targets.locate(row)
+                raise DataError(f"{path}: row {inside} of {config.data.target!r} is the class {block.min()}; classes count from 0")
+            largest = max(largest, int(block.max()))
+            if largest >= max(targets.rows, MOST_CLASSES):
+                path, inside = targets.locate(first + int(block.reshape(len(block), -1).max(axis=1).argmax()))
+                raise DataError(
+                    f"{path}: row {inside} of {config.data.target!r} is the class {largest}, more than {targets.rows} rows can tell apart;"
+                    ' set model.outputs if that is meant, train.loss = "squared-error" for numbers, or mend the data'
+                )
+    return largest + 1
+
+
+def resolve_loss(config: Config, data: ShardedDataset) -> Config:
+    """Return the config with train.loss filled in: what the model stands for, else cross-entropy for whole-number targets.
+
+    Raises:
+        ConfigError: on every rank, for a key that means nothing to the loss that "auto" stands for.
+    """
+    if config.train.loss != "auto":
+        return config
+    whole = data.y is not None and np.dtype(data.y.dtype).kind in "iub" and not data.y.shape
+    name: Any = USUAL_LOSS.get(config.model.name, "softmax-cross-entropy" if whole else "squared-error")
+    for key in {key for keys in LOSS_KEYS.values() for key in keys} - set(LOSS_KEYS[name]):
+        if getattr(config.train, key) != getattr(type(config.train)(), key):
+            raise everywhere(ConfigError(f'train.{key} means nothing to "{name}", which train.loss = "auto" stands for here; leave it out'))
+    return msgspec.structs.replace(config, train=msgspec.structs.replace(config.train, loss=name))
+
+
+def build_loss(config: Config) -> Loss:
+    """Return the loss that a resolved config names, with its options.
+
+    Raises:
+        ConfigError: if there is not one weight for each class.
+    """
+    name = config.train.loss
+    keys = {key: getattr(config.train, key) for key in LOSS_KEYS[name]}
+    weights = keys.pop("class_weights", [])
+    if weights:
+        classes = 2 if name == "binary-cross-entropy" else config.model.outputs
+        if len(weights) != classes:
+            raise ConfigError(f"train.class_weights has {len(weights)} numbers for {classes} classes; give one for each")
+        keys["class_weights"] = tuple(weights)
+    return LOSS_MAKERS[name](**keys)
+
+
+def build_model(config: Config, row: Shape) -> Model:
+    """Return the model for rows of this shape, in host memory; model.outputs must be filled in.
+
+    Raises:
+        ShapeError: if the model cannot take such rows.
+    """
+    return MODELS[config.model.name](config.model, row, seed=config.train.seed, dtype=config.model.dtype)
+
+
+def _mlp(keys: ModelConfig, row: Shape, **options: Any) -> Model:
+    return mlp([row[0] if len(row) == 1 else row, *keys.hidden, keys.outputs], **options)
+
+
+def _linear(keys: ModelConfig, row: Shape, **options: Any) -> Model:
+    return linear(row[0] if len(row) == 1 else row, keys.outputs, **options)
+
+
+def _autoencoder(keys: ModelConfig, row: Shape, **options: Any) -> Model:
+    return autoencoder([row, *keys.hidden], keys.outputs, **options)
+
+
+def _lenet(keys: ModelConfig, row: Shape, **options: Any) -> Model:
+    return lenet(tuple(keys.shape) or row, keys.channels, keys.hidden, keys.outputs, row, **options)
+
+
+def _lstm(keys: ModelConfig, row: Shape, **options: Any) -> Model:
+    return lstm(tuple(keys.shape) or row, keys.hidden, keys.outputs, row, **options)
+
+
+MODELS: dict[str, Callable[..., Model]] = {
+    "mlp": _mlp,
+    **dict.fromkeys(("softmax", "linear", "logistic", "svm"), _linear),
+    "autoencoder": _autoencoder,
+    "lenet": _lenet,
+    "lstm": _lstm,
+}
+"""Name -> (keys of [model], shape of a row, seed and dtype) -> model."""

@@ -1,0 +1,7 @@
+"""Models by name."""
+
+from hpcml.nn.zoo.dense import autoencoder, linear, mlp
+from hpcml.nn.zoo.images import lenet
+from hpcml.nn.zoo.sequences import lstm
+
+__all__ = ["autoencoder", "lenet", "linear", "lstm", "mlp"]

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hpcml.config import load
+from hpcml.config.limits import LOSS_KEYS, MODEL_KEYS
+from hpcml.errors import ConfigError, ShapeError
+from hpcml.modelling import LOSS_MAKERS, MODELS, build_loss, build_model, resolve_loss
+from hpcml.nn import LOSSES
+
+SIZES = {
+    "mlp": ["model.hidden=[5]"],
+    "lenet": ["model.shape=[4, 4, 1]", "model.channels=[3]", "model.hidden=[6]"],
+    "autoencoder": ["model.hidden=[5, 2]", "model.outputs=16"],
+    "lstm": ["model.shape=[4, 4]", "model.hidden=[3, 5]"],
+}
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config with changes such as "model.name=lstm"."""
+
+    def make(*changes):
+        path = tmp_path / "job.toml"
+        path.write_text('[data]\ntrain = "a"\n[model]\noutputs = 3\n')
+        return load(path, changes)
+
+    return make
+
+
+def test_every_name_of_the_config_has_its_model_and_its_loss():
+    assert set(MODELS) == set(MODEL_KEYS)
+    assert set(LOSS_MAKERS) == set(LOSS_KEYS) == set(LOSSES)
+
+
+@pytest.mark.parametrize("name", MODEL_KEYS)
+def test_a_model_by_name_takes_flat_rows_and_gives_its_outputs(name, config):
+    keys = config(f"model.name={name}", *SIZES.get(name, []))
+    model = build_model(keys, (16,))
+    assert model.shape == (16,)
+    assert model.forward(np.ones((2, 16), np.float32)).shape == (2, keys.model.outputs)
+
+
+def test_an_image_in_the_shards_needs_no_shape(config):
+    model = build_model(config("model.name=lenet", "model.channels=[3]"), (4, 4, 2))
+    assert model.describe() == "0.conv.weight (3, 3, 2, 3); 2.bias.bias (3,); 5.dense.weight (12, 3); 5.dense.bias (3,)"
+
+
+def test_rows_of_another_size_are_drawn_against_the_shape(config):
+    with pytest.raises(ShapeError, match=r"layer 0 \(Reshape\): Reshape to \(4, 4\) takes rows of 16 numbers, got 60 in \(60,\)"):
+        build_model(config("model.name=lstm", *SIZES["lstm"]), (60,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["model.name=lenet"], 'a "lenet" needs model.channels, such as'),
+        (["model.name=autoencoder"], 'a "autoencoder" needs model.hidden'),
+        (["model.name=mlp", "model.shape=[8, 8]"], r'model.shape means nothing to "mlp"; leave it out, or set it to \[\]'),
+        (["model.name=svm", "model.hidden=[8]"], 'model.hidden means nothing to "svm"'),
+        (["model.channels=[0]"], r"model.channels is \[0\]; each number must be 1 or more"),
+        (["train.loss=huber", "train.margin=2.0"], 'train.margin means nothing to "huber"'),
+        (["train.loss=softmax-cross-entropy", "train.label_smoothing=1.0"], "train.label_smoothing is 1.0; it must be below 1"),
+        (["train.class_weights=[1.0, -1.0]"], r"train.class_weights is \[1.0, -1.0\]; each number must be finite and 0 or more"),
+    ],
+)
+def test_keys_that_cannot_be_are_refused_by_name(changes, words, config):
+    with pytest.raises(ConfigError, match=words):
+        config(*changes)
+
+
+class Target:
+    """What resolve_loss looks at of a data set."""
+
+    def __init__(self, dtype, shape=()):
+        self.y = self
+        self.dtype, self.shape = dtype, shape
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "loss"),
+    [
+        ("mlp", Target("uint8"), "softmax-cross-entropy"),
+        ("mlp", Target("float32"), "squared-error"),
+        ("mlp", Target("uint8", (10,)), "squared-error"),
+        ("linear", Target("uint8"), "squared-error"),
+        ("logistic", Target("uint8"), "binary-cross-entropy"),
+        ("svm", Target("uint8"), "hinge"),
+    ],
+)
+def test_auto_is_the_loss_that_model_and_target_mean(name, target, loss, config):
+    assert resolve_loss(config(f"model.name={name}"), target).train.loss == loss
+
+
+def test_a_key_that_the_loss_behind_auto_has_not_is_refused(config):
+    with pytest.raises(ConfigError, match=r'train.margin means nothing to "softmax-cross-entropy", which train.loss = "auto" stands for'):
+        resolve_loss(config("train.margin=2.0"), Target("uint8"))
+
+
+def test_the_options_of_a_loss_come_from_its_keys(config):
+    loss = build_loss(config("train.loss=softmax-cross-entropy", "train.label_smoothing=0.1", "train.class_weights=[1.0, 2.0, 3.0]"))
+    assert loss.options == "label_smoothing=0.1, class_weights=(1.0, 2.0, 3.0)"
+    assert build_loss(config("train.loss=hinge", "train.margin=2.0")).options == "margin=2.0"
+    assert all(build_loss(config(f"train.loss={name}")).options == "" for name in LOSSES)
+
+
+def test_there_is_a_weight_for_each_class(config):
+    with pytest.raises(ConfigError, match=r"train.class_weights has 2 numbers for 3 classes; give one for each"):
+        build_loss(config("train.loss=softmax-cross-entropy", "train.class_weights=[1.0, 2.0]"))
