@@ -9,6 +9,11 @@ from queue import SimpleQueue
 from typing import Any
 
 
+def always() -> bool:
+    """Return True."""
+    return True
+
+
 class Crew:
     """Helpers of one thread, which works with them; they start at the first call that needs them.
 
@@ -23,22 +28,36 @@ class Crew:
         self._jobs: SimpleQueue[_Work | None] = SimpleQueue()
         self._helpers: list[threading.Thread] = []
 
-    def each(self, function: Callable[[Any], None], items: Iterable[Any]) -> None:
+    def each(self, function: Callable[[Any], None], items: Iterable[Any], hurry: Callable[[], bool] = always) -> None:
         """Call the function with every item, in no order, and return when all calls have ended.
+
+        Args:
+            function: what to do.
+            items: what to do it with.
+            hurry: asked by the calling thread before each of its items; it works alone until the first yes, and leaves the cores to others.
 
         Raises:
             BaseException: the first that a call raised; the items not yet begun are then left out.
         """
-        work = _Work(function, items)
+        work, enlisted = _Work(function, items), False
+        while work.items and not enlisted:
+            enlisted = hurry()
+            if enlisted:
+                self._enlist(work)
+            else:
+                work.run_one()
+        work.run()
+        work.wait()
+
+    def _enlist(self, work: _Work) -> None:
+        """Give as many helpers as it has items to a work."""
         helpers = min(self.threads, len(work.items)) - 1
-        while len(self._helpers) < min(helpers, self.threads - 1):
+        while len(self._helpers) < helpers:
             helper = threading.Thread(target=self._help, name="hpcml-reader", daemon=True)
             self._helpers.append(helper)
             helper.start()
         for _ in range(helpers):
             self._jobs.put(work)
-        work.run()
-        work.wait()
 
     def dismiss(self) -> None:
         """Let the helpers end; a later call starts new ones."""
@@ -62,20 +81,25 @@ class _Work:
 
     def run(self) -> None:
         """Do items until none is left."""
-        while True:
-            try:
-                item = self.items.popleft()
-            except IndexError:
-                return
-            try:
-                if self._error is None:
-                    self._function(item)
-            except BaseException as error:
-                self._error = self._error or error
-            with self._changed:
-                self._left -= 1
-                if not self._left:
-                    self._changed.notify_all()
+        while self.run_one():
+            pass
+
+    def run_one(self) -> bool:
+        """Do an item and return True, or return False where none is left."""
+        try:
+            item = self.items.popleft()
+        except IndexError:
+            return False
+        try:
+            if self._error is None:
+                self._function(item)
+        except BaseException as error:
+            self._error = self._error or error
+        with self._changed:
+            self._left -= 1
+            if not self._left:
+                self._changed.notify_all()
+        return True
 
     def wait(self) -> None:
         """Return when every item is done, or raise what went wrong."""

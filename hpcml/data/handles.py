@@ -10,8 +10,9 @@ import resource
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +31,7 @@ RECHECK_SECONDS = 1.0
 """How long an open file is trusted before its size and time are looked at again; a look costs a parallel file system about 1 ms."""
 
 Road = Contiguous | Chunked | Library | Checked
+Made = TypeVar("Made")
 
 
 class Handles:
@@ -120,20 +122,28 @@ class Handles:
                 held.checked = now
             self._open.move_to_end(shard.path)
             if field.name not in held.roads:
-                held.roads[field.name] = self._make(held, shard, field)
+                shown = held
+                held.roads[field.name] = self._roomy(lambda: self._make(shown, shard, field))
             return held.roads[field.name]
 
     def _opened(self, shard: Shard) -> _Shard:
-        """Open a file for positioned reads; where the process has too many, give up half of ours and try once more."""
-        for _ in range(2):
-            try:
-                return _Shard(OpenFile(shard.path))
-            except OSError as error:
-                if error.errno != errno.EMFILE or not self._open:
-                    raise _cannot_open(shard.path, error) from error
-                for _ in range(-(-len(self._open) // 2)):
-                    self._open.popitem(last=False)
-        raise _cannot_open(shard.path, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+        """Open a file for positioned reads."""
+        try:
+            return self._roomy(lambda: _Shard(OpenFile(shard.path)))
+        except OSError as error:
+            raise _cannot_open(shard.path, error) from error
+
+    def _roomy(self, make: Callable[[], Made]) -> Made:
+        """Return what opens a file; where the process has too many open, give up half of ours and try once more."""
+        try:
+            return make()
+        except OSError as error:
+            reasons = (error, error.__cause__)
+            if not self._open or all(getattr(reason, "errno", None) != errno.EMFILE for reason in reasons):
+                raise
+            for _ in range(-(-len(self._open) // 2)):
+                self._open.popitem(last=False)
+        return make()
 
     def _make(self, held: _Shard, shard: Shard, field: Field) -> Road:
         """Make the road to a field, checked where a manifest knows its rows."""

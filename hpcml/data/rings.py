@@ -104,9 +104,9 @@ class Ring:
         stop = min((self._next + 1) * self._sampler.window_rows, self._sampler.total(self.worker))
         return min((stop - 1) // self._count, self._sampler.steps - 1)
 
-    def has_room(self, used: int) -> bool:
-        """Return whether the next window can be read when all steps before `used` are used up."""
-        return self.last_step() - used < self._slots
+    def room_at(self) -> int:
+        """Return how many steps of the epoch must be used up before the next window can be read."""
+        return self.last_step() - self._slots + 1
 
     def read_window(self, each: Each, check: Callable[[], None]) -> None:
         """Read the next window, each row to its place.

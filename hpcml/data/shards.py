@@ -13,6 +13,7 @@ A shard is an HDF5 file. A field is a data set inside it, named by its path ("x"
 from __future__ import annotations
 
 import difflib
+import fcntl
 import glob
 import os
 import re
@@ -153,7 +154,7 @@ def open_file(path: str | Path) -> Any:
     except PermissionError as error:
         raise ShardError(f"{path}: may not be read by this user; change its permissions ({error})") from error
     except (OSError, RuntimeError) as error:
-        raise ShardError(f"{path}: {_diagnose(path, size, str(error))}; write or copy the shard again ({error})") from error
+        raise ShardError(f"{path}: {_diagnose(path, size, str(error))} ({error})") from error
 
 
 def find_dataset(path: Path, file: Any, name: str) -> Any:
@@ -172,7 +173,7 @@ def find_dataset(path: Path, file: Any, name: str) -> Any:
 
 
 def _diagnose(path: Path, size: int, reason: str) -> str:
-    """Say whether a file that would not open is in use, another kind of file, or a damaged HDF5 file."""
+    """Say whether a file that would not open is in use, another kind of file, or a damaged HDF5 file, and what to do."""
     import h5py
 
     if "Too many open files" in reason:
@@ -182,13 +183,28 @@ def _diagnose(path: Path, size: int, reason: str) -> str:
         return "is open for writing in another program, or was left open by one that died (then `h5clear -s` mends it)"
     if path.is_file() and not h5py.is_hdf5(path):
         with path.open("rb") as file:
-            return f"is not an HDF5 file, its {size} bytes start with {file.read(8)!r}"
-    return f"is a damaged or truncated HDF5 file of {size} bytes"
+            return f"is not an HDF5 file, its {size} bytes start with {file.read(8)!r}; write or copy the shard again"
+    return f"is a damaged or truncated HDF5 file of {size} bytes; write or copy the shard again"
+
+
+def _refuse_writer(path: Path) -> None:
+    """Raise ShardError where another program holds the lock that HDF5 takes for writing.
+
+    Only files of libver="latest" say themselves that somebody writes to them; in others, rows not yet written would be read as zeros.
+    """
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ShardError(f"{path}: is open for writing in another program; close it there, or wait until it is done") from error
+    except OSError:
+        return  # a file system without locks, or a file that `open_file` refuses
 
 
 def _inspect(path: Path, wanted: Sequence[Sequence[str]], reading: Reading) -> tuple[list[Field | None], Shard]:
     """Return the fields of one shard (each None where none was wanted) and its entry in the index."""
     status = path.stat() if path.exists() else None
+    _refuse_writer(path)
     with open_file(path) as file:
         try:
             looked = {name: _field(path, file, name, reading) for names in wanted for name in names}

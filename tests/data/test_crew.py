@@ -40,3 +40,15 @@ def test_helpers_end_when_dismissed():
     for helper in helpers:
         helper.join(5)
         assert not helper.is_alive()
+
+
+def test_helpers_come_only_once_there_is_hurry():
+    crew, by = Crew(3), []
+    items = [(10, lambda: False), (10, lambda: len(by) >= 4)]
+    for count, hurry in items:
+        by.clear()
+        crew.each(lambda _: by.append(threading.current_thread()) or threading.Event().wait(0.01), range(count), hurry)
+        assert len(by) == count
+        assert set(by[:4]) == {threading.current_thread()}
+        assert (len(set(by)) > 1) == (hurry is items[1][1])
+    crew.dismiss()

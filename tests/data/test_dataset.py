@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import sys
 
 import h5py
@@ -173,3 +174,32 @@ def test_open_handles_do_not_cross_a_fork_and_unopened_data_sets_do(data):
         else:
             assert answer == [5]
         rows_of(data, 0, 2)
+
+
+@pytest.mark.parametrize("layout", [{}, {"chunks": True, "compression": "gzip"}])
+def test_a_process_with_few_files_to_open_reads_many_shards_and_says_so_where_that_is_too_few(make_shards, truth, layout):
+    index = open_shards(make_shards([2] * 40, **layout)).index
+    program = (
+        "import resource, sys, os, numpy as np\n"
+        "from hpcml.data import Index, ShardedDataset\n"
+        "import h5py, hpcml.data.codecs\n"
+        "data = ShardedDataset(Index.from_json(sys.stdin.buffer.read()))\n"
+        "x = np.empty((80, 3), np.float32)\n"
+        "data.read(0, 2, x[:2])\n"
+        "open_now = len(os.listdir('/proc/self/fd'))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 8, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "data.read(0, 80, x)\n"
+        "assert (x[:, 0] == np.arange(80)).all()\n"
+        "data.close()\n"
+        "held = []\n"
+        "try:\n"
+        "    while True: held.append(os.dup(0))\n"
+        "except OSError: pass\n"
+        "data.read(0, 80, x)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input=index.to_json(), capture_output=True, timeout=50, check=False)
+    last = done.stderr.decode().strip().splitlines()[-1]
+    assert "ShardError" in last
+    assert "this process has as many files open as it may" in last
+    assert "`ulimit -n`" in last
+    assert "again" not in last

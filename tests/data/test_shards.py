@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -196,3 +198,22 @@ def test_a_filter_that_is_not_installed_is_named(make_shards, monkeypatch):
 
 def test_no_files_are_no_index():
     refused([], "no shards")
+
+
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+@pytest.mark.parametrize("swmr", [False, True])
+def test_a_file_that_another_program_writes_is_refused_and_read_when_it_is_done(tmp_path, libver, swmr):
+    path = tmp_path / "a.h5"
+    program = (
+        "import h5py, sys\n"
+        f"with h5py.File({str(path)!r}, 'w', libver='latest' if {swmr} else {libver!r}) as file:\n"
+        "    file['x'] = [1.0, 2.0]\n"
+        f"    if {swmr}: file.swmr_mode = True\n"
+        "    file.flush(); print('open', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout.readline() == b"open\n"
+        with pytest.raises(ShardError, match=r"a\.h5: is open for writing in another program"):
+            index_shards([path], "x", None)
+        writer.communicate(timeout=30)
+    assert index_shards([path], "x", None).rows == 2
