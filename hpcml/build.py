@@ -120,6 +120,7 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         batch=config.train.batch,
         workers=config.train.virtual_workers or None,
         seed=config.train.seed,
+        micro_batch=config.train.micro_batch,
         test=test,
         comm=comm,
         device=config.run.device,

@@ -3,7 +3,7 @@
     HpcmlError
     |-- ConfigError          ValueError       a configuration that cannot be run
     |-- DataError            ValueError       rows that cannot be used: not finite, out of range
-    |   |-- TargetError                       a target that the loss cannot use
+    |   |-- TargetError                       a target or token that loss or model cannot use
     |   `-- ShardError       OSError          a shard file that cannot be read as the layout in data/shards.py
     |-- ShapeError           ValueError       layers or arrays that do not fit together
     |-- NumericsError        ArithmeticError  a loss or gradient that is not finite
@@ -37,7 +37,7 @@ class DataError(HpcmlError, ValueError):
 
 
 class TargetError(DataError):
-    """A target that the loss cannot use; ``row`` is its place in the batch."""
+    """A target that the loss, or a token that the model cannot use; ``row`` is its place in the batch."""
 
     def __init__(self, text: str, *, row: int) -> None:
         """Keep the text and the row."""

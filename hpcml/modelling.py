@@ -12,11 +12,11 @@ import numpy as np
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.config import Config
 from hpcml.config.keys import ModelConfig
-from hpcml.config.limits import LOSS_KEYS
+from hpcml.config.limits import LOSS_KEYS, MODEL_KEYS
 from hpcml.data import ShardedDataset, find_shards, index_shards
-from hpcml.errors import ConfigError, DataError
-from hpcml.nn import LOSSES, Loss, Model, binary_cross_entropy, contrastive, cross_entropy, hinge, huber, squared_error
-from hpcml.nn.zoo import autoencoder, lenet, linear, lstm, mlp
+from hpcml.errors import ConfigError, DataError, ShapeError
+from hpcml.nn import LOSSES, Loss, Model, binary_cross_entropy, contrastive, cross_entropy, hinge, huber, squared_error, token_cross_entropy
+from hpcml.nn.zoo import autoencoder, lenet, linear, lstm, mlp, transformer
 
 MOST_CLASSES = 1 << 16
 """Classes that are believed whatever the number of rows."""
@@ -26,7 +26,13 @@ TARGETS_AT_ONCE = 1 << 16
 
 Shape = tuple[int, ...]
 
-USUAL_LOSS = {"linear": "squared-error", "autoencoder": "squared-error", "logistic": "binary-cross-entropy", "svm": "hinge"}
+USUAL_LOSS = {
+    "linear": "squared-error",
+    "autoencoder": "squared-error",
+    "logistic": "binary-cross-entropy",
+    "svm": "hinge",
+    "transformer": "token-cross-entropy",
+}
 """The loss that "auto" stands for where the model itself says it."""
 
 LOSS_MAKERS: dict[str, Callable[..., Loss]] = {
@@ -36,12 +42,13 @@ LOSS_MAKERS: dict[str, Callable[..., Loss]] = {
     "huber": huber,
     "hinge": hinge,
     "contrastive": contrastive,
+    "token-cross-entropy": lambda: token_cross_entropy,
 }
 
 
 def resolve_outputs(config: Config, data: ShardedDataset, comm: Communicator) -> Config:
     """Return the config with model.outputs filled in: one more than the largest class, or the target's columns."""
-    if config.model.outputs:
+    if config.model.outputs or config.model.name == "transformer":  # its outputs are its vocabulary
         return config
     outputs = np.zeros(1, np.int64)
     with comm.together():
@@ -143,11 +150,18 @@ def _lstm(keys: ModelConfig, row: Shape, **options: Any) -> Model:
     return lstm(tuple(keys.shape) or row, keys.hidden, keys.outputs, row, **options)
 
 
+def _transformer(keys: ModelConfig, row: Shape, **options: Any) -> Model:
+    if len(row) != 1:
+        raise ShapeError(f"a transformer takes rows of tokens, one axis; data.features has rows of shape {row}")
+    return transformer(row[0], **{key: getattr(keys, key) for key in MODEL_KEYS["transformer"]}, **options)
+
+
 MODELS: dict[str, Callable[..., Model]] = {
     "mlp": _mlp,
     **dict.fromkeys(("softmax", "linear", "logistic", "svm"), _linear),
     "autoencoder": _autoencoder,
     "lenet": _lenet,
     "lstm": _lstm,
+    "transformer": _transformer,
 }
 """Name -> (keys of [model], shape of a row, seed and dtype) -> model."""

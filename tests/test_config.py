@@ -91,6 +91,9 @@ WRONG = {
     "model.hidden=[0]": "each number must be 1 or more",
     "optimizer.name=adam": "optimizer.name: invalid enum value 'adam'; did you mean 'adamw'.; it is one of sgd, adamw, lars",
     "model.name=mpl": "did you mean 'mlp'.; it is one of mlp, softmax, linear",
+    "model.heads=2": 'model.heads means nothing to "mlp"; leave it out, or set it to 4',
+    "model.dropout=1": "model.dropout is 1.0; it must be below 1",
+    "train.micro_batch=-1": "train.micro_batch is -1; it must be 0 or more",
     "model.dtype=flaot32": "did you mean 'float32'",
     "optimizer.rate=-1": "optimizer.rate is -1.0; it must be 0 or more",
     "optimizer.rate=nan": "optimizer.rate is nan",
@@ -145,6 +148,8 @@ def test_a_file_that_is_wrong_is_named(written, tmp_path):
         "[data": "not valid TOML",
         "[data]\n": "data: object missing required field `train`",
         '[data]\ntrain = "a"\n[model]\nname = "linear"\nhidden = [3]\n': 'model.hidden means nothing to "linear"',
+        '[data]\ntrain = "a"\n[model]\nname = "transformer"\noutputs = 3\n': "a transformer's outputs are its vocabulary",
+        '[data]\ntrain = "a"\n[model]\nname = "transformer"\nheads = 3\n': "model.width is 256, which is no multiple of model.heads = 3",
     }.items():
         with pytest.raises(ConfigError, match="job.toml.*" + part.replace("[", "\\[")):
             written(text)

@@ -66,13 +66,22 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     - shape: what each row is read as, such as [8, 8, 1] for an image; left out, the shape that it has in the shards.
     - hidden: units of the dense, or widths of the LSTM layers; channels: of the convolutions.
+    - layers, width, heads, context, vocabulary, dropout, rotary, recompute: of a transformer, whose outputs are its vocabulary.
     """
 
-    name: Literal["mlp", "softmax", "linear", "logistic", "svm", "lenet", "autoencoder", "lstm"] = "mlp"
+    name: Literal["mlp", "softmax", "linear", "logistic", "svm", "lenet", "autoencoder", "lstm", "transformer"] = "mlp"
     hidden: list[int] = []
     shape: list[int] = []
     channels: list[int] = []
     outputs: int = 0
+    layers: int = 4
+    width: int = 256
+    heads: int = 4
+    context: int = 0
+    vocabulary: int = 256
+    dropout: float = 0.0
+    rotary: bool = False
+    recompute: bool = False
     dtype: Literal["float32", "float64"] = "float32"
 
 
@@ -84,7 +93,10 @@ class TrainConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     virtual_workers: int = 0
     exact: bool = True
     seed: int = 0
-    loss: Literal["auto", "softmax-cross-entropy", "binary-cross-entropy", "squared-error", "huber", "hinge", "contrastive"] = "auto"
+    micro_batch: int = 0
+    loss: Literal[
+        "auto", "softmax-cross-entropy", "binary-cross-entropy", "squared-error", "huber", "hinge", "contrastive", "token-cross-entropy"
+    ] = "auto"
     label_smoothing: float = 0.0
     class_weights: list[float] = []
     delta: float = 1.0

@@ -36,6 +36,13 @@ _RANGES = {
     "run.keep": 1,
     "run.log_every": 0,
     "model.outputs": 0,
+    "train.micro_batch": 0,
+    "model.layers": 1,
+    "model.width": 1,
+    "model.heads": 1,
+    "model.context": 0,
+    "model.vocabulary": 1,
+    "model.dropout": 0,
     "train.label_smoothing": 0,
     "train.delta": 0,
     "train.margin": 0,
@@ -55,8 +62,8 @@ _RANGES = {
 }
 """The smallest value of each key that has one."""
 
-_BELOW_ONE = ("train.label_smoothing", "optimizer.momentum", "optimizer.beta1", "optimizer.beta2")
-"""Keys that are a share: of old gradients, whose sums grow without end from 1 on, or of a target."""
+_BELOW_ONE = ("model.dropout", "train.label_smoothing", "optimizer.momentum", "optimizer.beta1", "optimizer.beta2")
+"""Keys that are a share: of old gradients, whose sums grow without end from 1 on, of a target, or of what is dropped."""
 
 
 def require_ranges(config: Config, path: str) -> None:
@@ -125,6 +132,7 @@ MODEL_KEYS = {
     "lenet": ("shape", "channels", "hidden"),
     "autoencoder": ("hidden",),
     "lstm": ("shape", "hidden"),
+    "transformer": ("layers", "width", "heads", "context", "vocabulary", "dropout", "rotary", "recompute"),
 }
 """The keys of [model] that each model has beside outputs and dtype."""
 
@@ -135,6 +143,7 @@ LOSS_KEYS = {
     "huber": ("delta",),
     "hinge": ("margin",),
     "contrastive": ("margin",),
+    "token-cross-entropy": (),
 }
 """The keys of [train] that each loss has."""
 
@@ -161,6 +170,10 @@ def _contradictions(config: Config) -> Iterator[str]:
     for key in _NEEDED.get(config.model.name, ()):
         if not flat[f"model.{key}"]:
             yield f'a "{config.model.name}" needs model.{key}, such as {key} = [16, 32]'
+    if config.model.name == "transformer" and config.model.outputs:
+        yield f"model.outputs is {config.model.outputs}, but a transformer's outputs are its vocabulary; set model.vocabulary"
+    if config.model.name == "transformer" and config.model.width % config.model.heads:
+        yield f"model.width is {config.model.width}, which is no multiple of model.heads = {config.model.heads}"
     if config.optimizer.nesterov and not config.optimizer.momentum:
         yield "optimizer.nesterov = true means nothing without optimizer.momentum; set both, or neither"
     momentum = config.sync.outer_momentum

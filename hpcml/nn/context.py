@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import stream
+from hpcml.arrays import Array, stream
 
 
 class Context:
@@ -15,13 +15,15 @@ class Context:
     Random numbers come from (seed, step, worker, part) and the layer alone, so they do not depend on the ranks.
     """
 
-    __slots__ = ("finish", "part", "seed", "step", "training", "weight", "worker")
+    __slots__ = ("finish", "keep", "part", "seed", "step", "training", "weight", "worker")
 
     def __init__(self) -> None:
         """Start in evaluation."""
         self.training = False
         self.seed = self.step = self.worker = self.part = 0
         self.weight: float | None = None
+        self.keep: Array = None
+        """(B, T) where a position holds a token, not padding; set by the embedding, read by attention; None where all do."""
         self.finish: Any = _nobody_listens
         """Called with a layer when its backward is done: from then on its gradients may leave."""
 

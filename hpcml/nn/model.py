@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,13 @@ from hpcml.arrays import Array, Device, namespace, stream
 from hpcml.errors import ShapeError
 from hpcml.nn.announcer import Announcer, Ready
 from hpcml.nn.arena import Arena
-from hpcml.nn.assembly import backward_chain, declare_chain, forward_chain, numbered, walk
 from hpcml.nn.context import Context
+from hpcml.nn.layers.chain import backward_chain, declare_chain, forward_chain, numbered, walk
 from hpcml.nn.layers.composite import Sequential
 from hpcml.nn.layers.layer import Init, Layer, Running, Shape, Tied
+
+MOST_ROWS, MOST_NUMBERS = 256, 1 << 26
+"""Rows in one forward pass of an evaluation, and numbers in all layers' outputs for them."""
 
 
 def ignore(span: slice) -> None:
@@ -25,7 +29,8 @@ class Model:
     """A chain of layers whose parameters live in one arena, first layers first.
 
     ``forward`` maps (B, *shape) to (B, *outputs); ``backward`` overwrites the whole gradient, last layers first.
-    ``context`` says whether a pass is one of training; a new model is in evaluation.
+    ``context`` says whether a pass is one of training; a new model is in evaluation. ``rows_at_once`` rows go through it at a time
+    in evaluation: they are part of the definition of the result, since the bits of a product depend on its shape.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Model:
         tree = dict(walk(numbered(self.layers)))
         _require_single(tree)
         trained, running = _declared(tree)
+        self.rows_at_once = _rows_at_once(tree.values())
         self.arena = Arena(
             {name: size for name, (size, _) in trained.items()}, dtype, device, {name: s.shape for name, s in running.items()}
         )
@@ -90,12 +96,35 @@ class Model:
         backward_chain(self.layers[self._first :], slope)
 
     def first_not_finite(self, x: Array) -> str | None:
-        """Return the name of the first layer in whose output a number is not finite for these rows, or None; waits for a device."""
-        for path, layer in numbered(self.layers):
-            x = layer.forward(x)
-            if not bool(namespace(x).isfinite(x).all()):
-                return f"{path}.{type(layer).__name__.lower()}"
-        return None
+        """Return the path of the first layer in whose output a number is not finite for these rows, or None; waits for a device."""
+        found: list[str] = []
+        leaves = [(path, layer) for path, layer in walk(numbered(self.layers)) if not layer.children]
+        for path, layer in leaves:
+            layer.forward = _watched(layer.forward, path[:-1], found)  # type: ignore[assignment, method-assign]
+        try:
+            self.forward(x)
+        finally:
+            for _, layer in leaves:
+                del layer.forward
+        return found[0] if found else None
+
+
+def _watched(forward: Callable[[Array], Array], path: str, found: list[str]) -> Callable[[Array], Array]:
+    """Return a forward that notes its path if its output is not finite."""
+
+    def run(x: Array) -> Array:
+        out = forward(x)
+        if not found and not bool(namespace(out).isfinite(out).all()):
+            found.append(path)
+        return out
+
+    return run
+
+
+def _rows_at_once(layers: Iterable[Layer]) -> int:
+    """Return how many rows an evaluation gives to one forward: a power of two whose activations stay small."""
+    row = sum(math.prod(layer.out_shape) for layer in layers)
+    return max(1, min(MOST_ROWS, 1 << (MOST_NUMBERS // max(1, row)).bit_length() - 1 if row <= MOST_NUMBERS else 1))
 
 
 def _require_single(tree: dict[str, Layer]) -> None:

@@ -17,14 +17,11 @@ from hpcml.nn import Loss, Model, Tail, Workspace
 from hpcml.sync.reducers import TreeSum
 from hpcml.train.meters import metrics
 
-BLOCK = 256
-"""Rows in one forward pass; part of the definition of the result, since the bits of a product depend on its shape."""
 
-
-def blocks(start: int, stop: int) -> Iterator[tuple[int, int]]:
-    """Cut rows start to stop into runs of at most BLOCK."""
-    for first in range(start, stop, BLOCK):
-        yield first, min(first + BLOCK, stop)
+def blocks(start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut rows start to stop into runs of at most `most`."""
+    for first in range(start, stop, most):
+        yield first, min(first + most, stop)
 
 
 class Reader:
@@ -32,10 +29,10 @@ class Reader:
 
     def __init__(self, data: ShardedDataset, model: Model) -> None:
         """Allocate one block for the features and one for the targets of `data`."""
-        self.data, self.model = data, model
-        self._x = aligned((BLOCK, *data.x.shape), model.arena.dtype)
-        self._y = None if data.y is None else aligned((BLOCK, *data.y.shape), data.y.memory_dtype(model.arena.dtype))
-        self._weights = None if data.weights is None else aligned(BLOCK, model.arena.dtype)
+        self.data, self.model, most = data, model, model.rows_at_once
+        self._x = aligned((most, *data.x.shape), model.arena.dtype)
+        self._y = None if data.y is None else aligned((most, *data.y.shape), data.y.memory_dtype(model.arena.dtype))
+        self._weights = None if data.weights is None else aligned(most, model.arena.dtype)
 
     def read(self, first: int, last: int) -> tuple[Array, Array | None, Array | None]:
         """Return features, targets and weights of the rows first to last; valid until the next read.
@@ -75,10 +72,10 @@ def evaluate(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator,
             sums = reducer.buffer()
             sums.fill(0)
             rows = span(data.rows, workers, worker)
-            for first, last in blocks(rows.start, rows.stop):
+            for first, last in blocks(rows.start, rows.stop, model.rows_at_once):
                 sums += _judge(model, loss, *reader.read(first, last), work)
             reducer.add()
-    return metrics(reducer.finish(), loss.hits is not None)
+    return metrics(reducer.finish(), loss)
 
 
 def _judge(model: Model, loss: Loss, x: Array, y: Array, weights: Array | None, work: Workspace) -> np.ndarray:

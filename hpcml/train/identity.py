@@ -35,12 +35,21 @@ def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
         raise ShapeError(f"the data's rows have shape {tuple(data.x.shape)}, the model takes {model.shape}")
     if loss.integer_target and np.dtype(data.y.dtype).kind not in "iub":
         raise DataError(f"{loss.name} takes whole numbers as target, field {data.y.name!r} is {data.y.dtype}")
-    numbers = 1 if loss.integer_target else math.prod(model.outputs)
-    if math.prod(data.y.shape) != numbers:
-        kind = "one class" if loss.integer_target else f"the model gives {numbers} numbers"
+    wanted = _targets(model, loss)
+    if math.prod(data.y.shape) not in wanted:
+        kind = "one class" if wanted == (1,) and loss.integer_target else f"the model gives {' or '.join(map(str, wanted))} numbers"
         raise ShapeError(
             f"{loss.name}: {kind} a row, field {data.y.name!r} has rows of shape {data.y.shape}; give the model as many outputs"
         )
+
+
+def _targets(model: Model, loss: Loss) -> tuple[int, ...]:
+    """Return how many numbers a row's target may have."""
+    if loss.each_position:
+        if len(model.outputs) != 2:
+            raise ShapeError(f"{loss.name} takes outputs (positions, classes) a row, the model gives {model.outputs}; use a transformer")
+        return model.outputs[0], model.outputs[0] + 1
+    return (1,) if loss.integer_target else (math.prod(model.outputs),)
 
 
 def identify(trainer: Trainer, sync: Plan | ParameterServer, sampling: dict[str, Any]) -> dict[str, str]:
@@ -55,5 +64,6 @@ def identify(trainer: Trainer, sync: Plan | ParameterServer, sampling: dict[str,
         "virtual workers": str(trainer.workers),
         "seed": str(trainer.sampler.seed),
         "sampling": repr(dict(sorted(sampling.items()))),
+        **({"micro-batch": str(trainer.differentiator.micro_batch)} if trainer.differentiator.micro_batch else {}),
         **({} if trainer.data.transforms is None else {"transforms": repr(trainer.data.transforms)}),
     }

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpcml.nn import Loss
 from hpcml.nn.arena import Tail
 
 
-def metrics(sums: np.ndarray, counts_hits: bool) -> dict[str, float]:
-    """Return mean loss and, where hits mean something, accuracy, of tails that were summed over rows.
+def metrics(sums: np.ndarray, loss: Loss) -> dict[str, float]:
+    """Return mean loss, what else the loss makes of it and, where hits mean something, accuracy, of tails that were summed over rows.
 
     Args:
         sums: (len(Tail),) float64.
-        counts_hits: whether the loss counts hits.
+        loss: whose sums they are.
 
     Returns:
-        "loss" and perhaps "accuracy"; empty where no row was counted.
+        "loss" and perhaps others; empty where no row was counted.
     """
     if not sums[Tail.WEIGHT]:
         return {}
     found = {"loss": float(sums[Tail.LOSS] / sums[Tail.WEIGHT])}
-    if counts_hits:
+    if loss.also is not None:
+        found |= loss.also(found["loss"])
+    if loss.hits is not None:
         found["accuracy"] = float(sums[Tail.HITS] / sums[Tail.ROWS])
     return found
 

@@ -15,12 +15,13 @@ from hpcml.arrays import aligned, to_host
 from hpcml.comm.communicator import Communicator
 from hpcml.data import RowWriter, ShardedDataset
 from hpcml.nn import Loss, Model
-from hpcml.train.evaluation import BLOCK, Reader, blocks
+from hpcml.train.evaluation import Reader, blocks
 
 
 def predict_to_file(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator, path: Path) -> list[str]:
     """Write `prediction` (N, k) and, for classes, `class` (N,) int64, and return the names written.
 
+    Where a row has outputs at each of T positions they are (N, T, k) and (N, T).
     Under a cross-entropy, prediction holds the classes' probabilities; else the model's outputs.
 
     Args:
@@ -36,14 +37,13 @@ def predict_to_file(model: Model, loss: Loss, data: ShardedDataset, comm: Commun
     reader, kind = Reader(data, model), model.arena.dtype
     model.context.evaluate()
     fields = {"prediction": (model.outputs, kind)} | _class_field(loss, model.outputs)
-    mine = aligned((BLOCK, *model.outputs), kind)
-    came = aligned((BLOCK, *model.outputs), kind)
+    mine, came = (aligned((model.rows_at_once, *model.outputs), kind) for _ in range(2))
     with ExitStack() as stack:
         writer: RowWriter | None = None
         with comm.together():
             if comm.rank == 0:
                 writer = stack.enter_context(RowWriter(path, data.rows, fields))
-        cut = list(blocks(0, data.rows))
+        cut = list(blocks(0, data.rows, model.rows_at_once))
         for first in range(0, len(cut), comm.size):
             dealt = cut[first : first + comm.size]
             with comm.together():

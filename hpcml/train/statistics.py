@@ -13,6 +13,9 @@ from hpcml.data import ShardedDataset
 from hpcml.sync.reducers import TreeSum
 from hpcml.train.evaluation import blocks
 
+ROWS = 256
+"""Rows that are added at a time; part of the definition of the sums' bits."""
+
 WORKERS = 64
 """V of these sums: fixed, so that statistics belong to the data alone; ranks beyond it have nothing to do."""
 
@@ -37,7 +40,7 @@ def moments(data: ShardedDataset, comm: Communicator) -> tuple[np.ndarray, np.nd
             sums = reducer.buffer()
             sums.fill(0)
             rows = span(data.rows, workers, worker)
-            for start, stop in blocks(rows.start, rows.stop):
+            for start, stop in blocks(rows.start, rows.stop, ROWS):
                 x = np.empty((stop - start, *shape))
                 data.read(start, stop, x)
                 x -= first

@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Array, choose_device
+from hpcml.arrays import choose_device
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.data import Batch, Sampler, ShardedDataset
-from hpcml.errors import DataError, HpcmlError, NumericsError, TargetError
-from hpcml.nn import Loss, Model, Tail, Workspace
+from hpcml.errors import HpcmlError, NumericsError
+from hpcml.nn import Loss, Model, Tail
 from hpcml.optim import Rule
 from hpcml.sync import Nodes, Plan
 from hpcml.sync.server import ParameterServer
 from hpcml.train.audit import Audit
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
+from hpcml.train.differentiation import Differentiator
 from hpcml.train.evaluation import evaluate
 from hpcml.train.hooks import Hook
 from hpcml.train.identity import identify, require_fit, require_hosts
@@ -42,7 +43,8 @@ class Trainer:
         data: rows with targets.
         batch: B, rows of the global batch, whatever the number of ranks.
         workers: V; left out, the number of ranks at the first start, which the checkpoint remembers.
-        seed: of the order of the rows.
+        seed: of the order of the rows, and of random numbers inside the model.
+        micro_batch: rows of a worker that go through the model at a time, to save memory; 0: all.
         test: rows on which the model is judged after each epoch.
         comm: all ranks; left out, the world as ``hpcml.init()`` gives it.
         device: "cpu", "gpu", or "auto": a GPU where there is one.
@@ -69,6 +71,7 @@ class Trainer:
         batch: int,
         workers: int | None = None,
         seed: int = 0,
+        micro_batch: int = 0,
         test: ShardedDataset | None = None,
         comm: Communicator | None = None,
         device: str = "auto",
@@ -95,13 +98,14 @@ class Trainer:
             require_fit(model, loss, data)
             model.move(choose_device(device, self.nodes.inside.rank))
             self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
-            place = model.arena.device.place
-            self.pace = pace(sync)(data, self.sampler, self.hosted, dtype=model.arena.dtype, place=place, **(loading or {}))
+            options = {"dtype": model.arena.dtype, "place": model.arena.device.place, **(loading or {})}
+            self.pace = pace(sync)(data, self.sampler, self.hosted, **options)
+            self.differentiator = Differentiator(model, loss, data, seed, micro_batch)
         self.loader: Any = self.pace.loader
         self.audit = Audit(data, self.loader, self.comm)
         self.identity = identify(self, sync, sampling or {})
-        kind = "cpu" if model.arena.device.index is None else "gpu"
-        self.comm.agree_all({**self.identity, "test data": test and test.index.fingerprint(), "kind of device": kind}, "the run's")
+        machine = {"test data": test and test.index.fingerprint(), "kind of device": model.arena.device.name.partition(":")[0]}
+        self.comm.agree_all({**self.identity, **machine}, "the run's")
         if sync.sum.exact:
             require_equal_conditions(self.comm)
         self.comm.broadcast(model.arena.data)
@@ -110,8 +114,7 @@ class Trainer:
         self.notes += [self.nodes.note] if self.nodes.note else []
         self.hosts = [name.decode() for name in self.comm.all_gather_bytes(self.comm.host.encode())]
         self.count = self.epoch = self.position = 0
-        self.metrics: dict[str, float] = {}
-        self.meter, self.work, self._tail = EpochMeter(), Workspace(), np.zeros(len(Tail), model.arena.dtype)
+        self.metrics, self.meter = dict[str, float](), EpochMeter()
         self._fault: HpcmlError | None = None
         self.weights_sha256: str | None = None
         self.resumed_from = self._saved = found.step if found else None
@@ -182,7 +185,7 @@ class Trainer:
         pending = self.sync.consensus()
         self._require_no_fault(pending)
         self.notes += self.audit.close(f"epoch {self.epoch}")
-        seen = metrics(self.meter.close_epoch(pending), self.loss.hits is not None)
+        seen = metrics(self.meter.close_epoch(pending), self.loss)
         self.metrics = {f"train_{name}": value for name, value in seen.items()}
         if self.test is not None:
             judged = evaluate(self.model, self.loss, self.test, self.nodes.order, self.workers)
@@ -193,59 +196,11 @@ class Trainer:
             hook.after_epoch(self, self.metrics)
 
     def differentiate(self, batch: Batch) -> None:
-        """Leave in the arena the sums over this worker's rows: gradient, weight, loss, hits; or one fault and zeros.
-
-        The tail is written before backward: from then on parts of the vector may be on their way to other nodes.
-        """
-        arena, slope = self.model.arena, None
-        self._tail[:] = 0
-        try:
-            if batch.error is not None:
-                raise batch.error
-            if self.sync.drops(batch.worker, self.count):
-                self.audit.drop(batch)
-            else:
-                slope = self._judge(batch) if len(batch.rows) else None
-                self.audit.add(batch)
-        except (DataError, NumericsError) as error:
-            self._fault = self._fault or error
-            self._tail[:] = 0
-            self._tail[Tail.FAULTS] = 1
-        arena.tail[...] = arena.device.place(self._tail)
-        if slope is None:
-            arena.grad[: arena.n] = 0
-        else:
-            self.model.backward(slope, ready=self.sync.ready)
-
-    def _judge(self, batch: Batch) -> Array:
-        """Put weight, loss and hits of the worker's rows into the tail and return the slope of their predictions."""
-        weight = len(batch.rows) if batch.weights is None else float(batch.weights.sum())
-        self.model.context.train(seed=self.sampler.seed, step=self.count, worker=batch.worker, weight=weight)
-        prediction = self.model.forward(batch.x)
-        hits = 0.0 if self.loss.hits is None else float(self.loss.hits(prediction, batch.y))
-        try:
-            value, slope = self.loss(prediction, batch.y, self.work, batch.weights)
-        except TargetError as error:
-            path, row = self.data.locate(int(batch.rows[error.row]))
-            raise DataError(f"{self.where()}, worker {batch.worker}: {error} (first at {path} row {row})") from None
-        if not math.isfinite(value):
-            raise NumericsError(self._name_bad_rows(batch, float(value)))
-        self._tail[Tail.ROWS], self._tail[Tail.WEIGHT] = len(batch.rows), weight
-        self._tail[Tail.LOSS], self._tail[Tail.HITS] = float(value), hits
-        return slope
-
-    def _name_bad_rows(self, batch: Batch, value: float) -> str:
-        """Return a message that names step, worker and the rows whose own loss is not finite."""
-        bad = []
-        for k in range(len(batch.rows)):
-            row = slice(k, k + 1)
-            if not math.isfinite(self.loss(self.model.forward(batch.x[row]), batch.y[row], self.work)[0]):
-                bad.append("{} row {}".format(*self.data.locate(int(batch.rows[k]))))
-        rows = f"rows: {', '.join(bad[:3])}" + (f" and {len(bad) - 3} more" if len(bad) > 3 else "") if bad else "no single row's loss"
-        return (
-            f"{self.where()}, worker {batch.worker}: the loss is {value} over {len(batch.rows)} rows, not finite for {rows};"
-            " lower optimizer.rate, or set optimizer.clip"
-        )
+        """Leave in the arena what the differentiator makes of a worker's rows, and keep the first fault for `run` to raise."""
+        left_out = batch.error is None and self.sync.drops(batch.worker, self.count)
+        used = self.audit.drop if left_out else self.audit.add
+        fault = self.differentiator.run(batch, self.count, self.where(), self.sync.ready, used, left_out=left_out)
+        self._fault = self._fault or fault
 
     def _require_no_fault(self, sums: np.ndarray) -> None:
         """Raise on every rank if any worker had a fault since the last exchange."""

@@ -38,14 +38,16 @@ LOSSES = NAMED | {
 def case(name, xp, rows=6, outputs=4):
     """A prediction and a fitting target."""
     random = np.random.default_rng([3, rows, outputs])
-    prediction = random.standard_normal((rows, outputs)) * 3
+    places = (3,) if LOSSES[name].each_position else ()
+    prediction = random.standard_normal((rows, *places, outputs)) * 3
     kind = LOSSES[name].name
     if kind == "contrastive":
         target = random.integers(0, 2, rows)
     elif kind == "binary-cross-entropy":
         target = random.random((rows, outputs))
     else:
-        target = random.integers(0, outputs, rows) if LOSSES[name].integer_target else random.standard_normal((rows, outputs))
+        whole = LOSSES[name].integer_target
+        target = random.integers(0, outputs, (rows, *places)) if whole else random.standard_normal((rows, outputs))
     return xp.asarray(prediction), xp.asarray(target)
 
 
@@ -77,7 +79,7 @@ def test_no_rows_cost_nothing(name, xp):
     prediction, target = case(name, xp, rows=0)
     value, slope = LOSSES[name](prediction, target)
     assert float(value) == 0
-    assert slope.shape == (0, 4)
+    assert slope.shape == prediction.shape
 
 
 @each_loss
@@ -150,6 +152,7 @@ def pytorchs(name):
         "hinge of a large margin": lambda p, t: functional.multi_margin_loss(p, t, reduction="sum", margin=2.5),
         "contrastive": lambda p, t: pairs(p, t, 1),
         "contrastive of a large margin": lambda p, t: pairs(p, t, 6),
+        "token-cross-entropy": lambda p, t: functional.cross_entropy(p.flatten(0, 1), t.flatten(), reduction="sum") / p.shape[1],
     }[name]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from hpcml.nn import Layer, Model
+from hpcml.nn.layers.chain import numbered, walk
 
 
 def torch() -> Any:
@@ -38,7 +39,7 @@ def assert_as_torch(
     """
     library, random = torch(), np.random.default_rng(seed)
     model = Model(layers, shape, seed=seed, dtype=np.float64)
-    for layer in model.layers:
+    for _, layer in walk(numbered(model.layers)):
         layer.needs_input_slope = True
     model.arena.data[:] += random.standard_normal(model.arena.n) / 2
     x = random.standard_normal((rows, *shape)) if inputs is None else np.array(inputs, np.float64)

@@ -63,7 +63,7 @@ class Flatten(Layer):
 
     def forward(self, x: Array) -> Array:
         """Return a view of x."""
-        return x.reshape(len(x), -1)
+        return x.reshape(len(x), math.prod(x.shape[1:]))
 
     def backward(self, slope: Array) -> Array:
         """Return a view of slope in the shape of the input."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
-from hpcml.nn.assembly import backward_chain, declare_chain, forward_chain, numbered
+from hpcml.nn.layers.chain import backward_chain, declare_chain, forward_chain, numbered
 from hpcml.nn.layers.layer import Built, Layer, Shape
 
 

@@ -8,35 +8,42 @@ from hpcml.nn.layers.layer import Built, Init, Layer, Shape, he_normal, zeros
 
 
 class Dense(Layer):
-    """Multiply rows by a weight matrix and add a bias: (B, d) -> (B, k)."""
+    """Multiply rows by a weight matrix and add a bias: (B, d) -> (B, k), or each position of (B, T, d) -> (B, T, k)."""
 
-    def __init__(self, outputs: int, init: Init = he_normal) -> None:
-        """Make a layer of k = `outputs` columns; `init` gives the first weights, the bias starts at zero."""
+    def __init__(self, outputs: int, init: Init = he_normal, *, positions: bool = False) -> None:
+        """Make a layer of k = `outputs` columns; `init` gives the first weights, the bias starts at zero.
+
+        Args:
+            outputs: k.
+            init: of the weights.
+            positions: take rows of several axes and multiply along the last one; else they are refused, as they mostly want Flatten.
+        """
         super().__init__()
-        self.outputs, self.init = outputs, init
+        self.outputs, self.init, self.positions = outputs, init, positions
 
     def build(self, shape: Shape) -> Built:
-        """Return (k,) and the parameters weight (d, k) and bias (k,)."""
-        if len(shape) != 1:
+        """Return (k,), behind the positions if any, and the parameters weight (d, k) and bias (k,)."""
+        if len(shape) != 1 and not (self.positions and shape):
             raise ShapeError(f"Dense takes rows of one axis, got rows of shape {shape}; put Flatten() before it")
-        return (self.outputs,), {"weight": ((shape[0], self.outputs), self.init), "bias": ((self.outputs,), zeros)}
+        return (*shape[:-1], self.outputs), {"weight": ((shape[-1], self.outputs), self.init), "bias": ((self.outputs,), zeros)}
 
     def forward(self, x: Array) -> Array:
         """Return x @ weight + bias, (B, k); keeps x until backward."""
-        self._x = x
-        out = self.take("out", (len(x), self.outputs), x)
-        namespace(x).matmul(x, self.parameters["weight"].data, out=out)
-        out += self.parameters["bias"].data
+        self._x, places = x.reshape(-1, x.shape[-1]), x.shape[:-1]
+        out = self.take("out", (*places, self.outputs), x)
+        flat = out.reshape(-1, self.outputs)
+        namespace(x).matmul(self._x, self.parameters["weight"].data, out=flat)
+        flat += self.parameters["bias"].data
         return out
 
     def backward(self, slope: Array) -> Array:
         """Overwrite the gradients from slope (B, k) and return the input's slope (B, d)."""
-        xp = namespace(slope)
+        xp, flat = namespace(slope), slope.reshape(-1, self.outputs)
         weight, bias = self.parameters["weight"], self.parameters["bias"]
-        xp.matmul(self._x.T, slope, out=weight.grad)
-        xp.sum(slope, axis=0, out=bias.grad)
+        xp.matmul(self._x.T, flat, out=weight.grad)
+        xp.sum(flat, axis=0, out=bias.grad)
         if not self.needs_input_slope:
             return slope
         back = self.take("back", self._x.shape, slope)
-        xp.matmul(slope, weight.data.T, out=back)
-        return back
+        xp.matmul(flat, weight.data.T, out=back)
+        return back.reshape(*slope.shape[:-1], back.shape[1])

@@ -87,6 +87,7 @@ class Layer(ABC):
         """Make an unbuilt layer with an empty workspace."""
         self.parameters: dict[str, Parameter] = {}
         self.declared: dict[str, Declared] = {}
+        self.out_shape: Shape = ()
         self.work = Workspace()
         self.context, self.number = Context(), 0
 
@@ -97,8 +98,8 @@ class Layer(ABC):
 
     def declare(self, shape: Shape) -> Shape:
         """Build the layer for input rows of this shape, keep what it declared, and return the shape of an output row."""
-        out, self.declared = self.build(shape)
-        return out
+        self.out_shape, self.declared = self.build(shape)
+        return self.out_shape
 
     @abstractmethod
     def build(self, shape: Shape) -> Built:

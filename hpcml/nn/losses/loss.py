@@ -39,6 +39,10 @@ class Loss:
     """Outputs (B, k) -> what they mean to a reader, (B, k): probabilities where the loss has them."""
     decide: Callable[[np.ndarray], np.ndarray] | None = None
     """Outputs (B, k) -> the classes (B,) that they stand for; None where there are none."""
+    each_position: bool = False
+    """Whether a row has a target for each of its positions, whose classes are the last axis of the outputs (B, T, k)."""
+    also: Callable[[float], dict[str, float]] | None = None
+    """Mean loss -> other metrics that say the same in other units."""
 
     def __call__(
         self, prediction: Array, target: Array, work: Workspace | None = None, weights: Array | None = None

@@ -3,5 +3,6 @@
 from hpcml.nn.zoo.dense import autoencoder, linear, mlp
 from hpcml.nn.zoo.images import lenet
 from hpcml.nn.zoo.sequences import lstm
+from hpcml.nn.zoo.transformer import transformer
 
-__all__ = ["autoencoder", "lenet", "linear", "lstm", "mlp"]
+__all__ = ["autoencoder", "lenet", "linear", "lstm", "mlp", "transformer"]

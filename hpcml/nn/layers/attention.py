@@ -1,0 +1,190 @@
+"""Multi-head attention, tile by tile: memory grows with the context, not with its square.
+
+Letters: B rows, T positions, h heads of e numbers each, d = h e. A tile is some rows, some heads, q queries and k keys; forward keeps of it
+only the logarithm of the sum of exponentials of each query, from which backward makes the probabilities again.
+
+References:
+    Vaswani et al., Attention is all you need, NeurIPS 2017; Rabe and Staats, Self-attention does not need O(n^2) memory, 2021;
+    Dao, Fu, Ermon, Rudra and Re, FlashAttention, NeurIPS 2022.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from hpcml.arrays import Array, namespace
+from hpcml.errors import ShapeError
+from hpcml.nn.layers.composite import Sequential
+from hpcml.nn.layers.dense import Dense
+from hpcml.nn.layers.layer import Built, Init, Layer, Shape, normal
+from hpcml.nn.layers.rotary import Rotary
+
+QUERIES = 128
+"""Queries of a tile: enough rows for a product's full speed, few enough to skip most of what a causal mask hides."""
+
+SCORES = {"cpu": 1 << 16, "device": 1 << 26}
+"""Scores of a tile: on the CPU they stay in a core's second-level cache, on a device they fill it."""
+
+Tile = tuple[slice, slice, slice, int]
+"""(rows, heads, queries, number of keys from the first on)."""
+
+
+class Attention(Sequential):
+    """Let each position take from all others, or from those before it, what it asks for: (B, T, d) -> (B, T, d)."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        causal: bool = False,
+        rotary: bool = False,
+        init: Init | None = None,
+        init_out: Init | None = None,
+    ) -> None:
+        """Make projections of d = `width` numbers to queries, keys and values, and back from the heads.
+
+        Args:
+            width: d.
+            heads: h, a divisor of d.
+            causal: whether a position sees only itself and those before it.
+            rotary: turn queries and keys by their positions, see Rotary.
+            init: of the first projection; normal numbers of deviation 0.02 when left out.
+            init_out: of the projection back; like `init` when left out.
+        """
+        first = init or normal(0.02)
+        inside = [*([Rotary(heads)] if rotary else []), DotProduct(heads, causal=causal)]
+        super().__init__(Dense(3 * width, first, positions=True), *inside, Dense(width, init_out or first, positions=True))
+
+
+class DotProduct(Layer):
+    """Mix values by the softmax of scaled products of queries and keys: (B, T, 3 d), queries, keys and values side by side, -> (B, T, d).
+
+    Positions that the embedding marks as padding are seen by nobody; a query that sees nothing gets zeros.
+    """
+
+    def __init__(self, heads: int, *, causal: bool = False) -> None:
+        """Cut d into h = `heads` parts that are mixed each on its own."""
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self._mask: Array = None
+
+    def build(self, shape: Shape) -> Built:
+        """Return (T, d) and no parameters."""
+        if len(shape) != 2 or shape[1] % (3 * self.heads):
+            raise ShapeError(f"attention of {self.heads} heads takes rows (T, 3 d) with d a multiple of {self.heads}, got {shape}")
+        return (shape[0], shape[1] // 3), {}
+
+    def forward(self, x: Array) -> Array:
+        """Return the mixed values in the layer's own buffer; keeps x until backward."""
+        xp = namespace(x)
+        self._x, self._keep = x, self.context.keep
+        q, k, v = self._split(x)
+        B, h, T, e = q.shape
+        self._out = self.take("out", (B, T, h * e), x)
+        out = self._out.reshape(B, T, h, e).transpose(0, 2, 1, 3)
+        self._log = self.take("log", (B, h, T, 1), x)
+        for tile in self._tiles(x, q.shape):
+            rows, heads, queries, keys = tile
+            _, s = self._scores(q, k, tile)
+            top, here = self._log[rows, heads, queries], out[rows, heads, queries]
+            total = self._view("total", top.shape, x)
+            xp.max(s, axis=-1, keepdims=True, out=top)
+            if self._keep is not None:
+                xp.maximum(top, xp.finfo(x.dtype).min, out=top)  # a query that sees nothing: -inf - -inf would be no number
+            s -= top
+            xp.exp(s, out=s)
+            xp.sum(s, axis=-1, keepdims=True, out=total)
+            if self._keep is not None:
+                xp.maximum(total, xp.finfo(x.dtype).tiny, out=total)
+            xp.matmul(s, v[rows, heads, :keys], out=here)
+            here /= total
+            xp.log(total, out=total)
+            top += total
+        return self._out
+
+    def backward(self, slope: Array) -> Array:
+        """Return the slope of queries, keys and values, (B, T, 3 d), in the layer's own buffer."""
+        xp, x = namespace(slope), self._x
+        q, k, v = self._split(x)
+        B, h, T, e = q.shape
+        back = self.take("back", x.shape, x)
+        dq, dk, dv = self._split(back)
+        out, slopes = (a.reshape(B, T, h, e).transpose(0, 2, 1, 3) for a in (self._out, slope))
+        for tile in self._tiles(x, q.shape):
+            rows, heads, queries, keys = tile
+            asked, p = self._scores(q, k, tile)
+            p -= self._log[rows, heads, queries]
+            xp.exp(p, out=p)
+            g = slopes[rows, heads, queries]
+            delta, mixed = self._view("total", (*g.shape[:-1], 1), x), self._view("mixed", g.shape, x)
+            xp.multiply(g, out[rows, heads, queries], out=mixed)
+            xp.sum(mixed, axis=-1, keepdims=True, out=delta)
+            ds = self._view("slopes", p.shape, x)
+            xp.matmul(g, v[rows, heads, :keys].swapaxes(-1, -2), out=ds)
+            ds -= delta
+            ds *= p
+            # Tiles come from the last queries, which see all keys, to the first: the first tile writes, the others add.
+            last = queries.stop == T
+            self._gather(dv[rows, heads, :keys], p, g, last)
+            self._gather(dk[rows, heads, :keys], ds, asked, last)
+            here = dq[rows, heads, queries]
+            xp.matmul(ds, k[rows, heads, :keys], out=here)
+            here *= 1 / math.sqrt(e)
+        return back
+
+    def _split(self, x: Array) -> tuple[Array, Array, Array]:
+        """Return views (B, h, T, e) of queries, keys and values."""
+        parts = x.reshape(*x.shape[:2], 3, self.heads, x.shape[2] // (3 * self.heads)).transpose(2, 0, 3, 1, 4)
+        return parts[0], parts[1], parts[2]
+
+    def _tiles(self, x: Array, shape: Shape) -> Iterator[Tile]:
+        """Yield tiles that cover all rows, heads and queries, each with the keys that its queries may see."""
+        B, h, T, _ = shape
+        limit = SCORES["cpu" if namespace(x) is np else "device"]
+        wide = min(T, QUERIES) * T
+        heads = max(1, min(h, limit // wide))
+        rows = max(1, limit // (wide * h)) if heads == h else 1
+        for b in range(0, B, rows):
+            for a in range(0, h, heads):
+                for first in reversed(range(0, T, QUERIES)):
+                    stop = min(first + QUERIES, T)
+                    yield slice(b, min(b + rows, B)), slice(a, min(a + heads, h)), slice(first, stop), stop if self.causal else T
+
+    def _scores(self, q: Array, k: Array, tile: Tile) -> tuple[Array, Array]:
+        """Return the tile's queries, scaled, and their products with the keys, minus infinity where they may not look."""
+        xp, (rows, heads, queries, keys) = namespace(q), tile
+        here = q[rows, heads, queries]
+        asked = self._view("asked", here.shape, q)
+        xp.multiply(here, 1 / math.sqrt(q.shape[-1]), out=asked)
+        s = self._view("scores", (*here.shape[:-1], keys), q)
+        xp.matmul(asked, k[rows, heads, :keys].swapaxes(-1, -2), out=s)
+        if self.causal:
+            s[..., queries] += self._triangle(q)[: here.shape[2], : here.shape[2]]
+        if self._keep is not None:
+            xp.copyto(s, -math.inf, where=~self._keep[rows, None, None, :keys])
+        return asked, s
+
+    def _gather(self, target: Array, weights: Array, values: Array, first: bool) -> None:
+        """Write the transposed weights times values into a target, or add them to it."""
+        xp = namespace(target)
+        if first:
+            xp.matmul(weights.swapaxes(-1, -2), values, out=target)
+            return
+        part = self._view("part", target.shape, target)
+        xp.matmul(weights.swapaxes(-1, -2), values, out=part)
+        target += part
+
+    def _view(self, name: str, shape: Shape, like: Array) -> Array:
+        """Return a contiguous buffer whose every axis may vary."""
+        return self.take(name, (math.prod(shape),), like).reshape(shape)
+
+    def _triangle(self, like: Array) -> Array:
+        """Return (q, q) of zero on and below the diagonal, minus infinity above it."""
+        if self._mask is None or self._mask.dtype != like.dtype or namespace(self._mask) is not namespace(like):
+            xp = namespace(like)
+            self._mask = xp.triu(xp.full((QUERIES, QUERIES), -math.inf, like.dtype), 1)
+        return self._mask

@@ -1,0 +1,99 @@
+"""Normalisation of each position on its own, over its last axis.
+
+Letters: m positions, d numbers of the last axis. h is the normalised input, r one over the deviation.
+"""
+
+from __future__ import annotations
+
+from hpcml.arrays import Array, namespace
+from hpcml.errors import ShapeError
+from hpcml.nn.layers.layer import Built, Layer, Shape, ones, zeros
+from hpcml.nn.workspace import pieces
+
+
+class LayerNorm(Layer):
+    """Shift and scale the last axis to mean 0 and variance 1, then by a learned gain and bias.
+
+    References:
+        Ba, Kiros and Hinton, Layer normalization, 2016.
+    """
+
+    centred = True
+
+    def __init__(self, epsilon: float = 1e-5) -> None:
+        """Add epsilon to the variance."""
+        super().__init__()
+        self.epsilon = epsilon
+
+    def build(self, shape: Shape) -> Built:
+        """Return the same shape and the parameters gain (d,) and bias (d,)."""
+        if not shape:
+            raise ShapeError(f"{type(self).__name__} needs rows of at least one axis")
+        own = {"gain": (shape[-1:], ones), "bias": (shape[-1:], zeros)}
+        return shape, own if self.centred else {"gain": own["gain"]}
+
+    def forward(self, x: Array) -> Array:
+        """Return the normalised rows in the layer's own buffer; keeps h and r until backward."""
+        xp, d = namespace(x), x.shape[-1]
+        flat = x.reshape(-1, d)
+        out, self._hat = self.take("out", flat.shape, x), self.take("hat", flat.shape, x)
+        self._scale = self.take("scale", (len(flat), 1), x)
+        bias = self.parameters["bias"].data if self.centred else None
+        for piece in pieces(x, len(flat), d):
+            a, h, o, r = flat[piece], self._hat[piece], out[piece], self._scale[piece]
+            if self.centred:
+                xp.sum(a, axis=1, keepdims=True, out=r)
+                r *= 1 / d
+                a = xp.subtract(a, r, out=h)
+            xp.multiply(a, a, out=o)
+            xp.sum(o, axis=1, keepdims=True, out=r)
+            r *= 1 / d
+            r += self.epsilon
+            xp.sqrt(r, out=r)
+            xp.divide(1, r, out=r)
+            xp.multiply(a, r, out=h)
+            xp.multiply(h, self.parameters["gain"].data, out=o)
+            if bias is not None:
+                o += bias
+        return out.reshape(x.shape)
+
+    def backward(self, slope: Array) -> Array:
+        """Overwrite the gradients and slope, which it returns as r (g - mean g - h mean gh), g being slope times gain."""
+        xp, d = namespace(slope), slope.shape[-1]
+        flat, gain = slope.reshape(-1, d), self.parameters["gain"]
+        work, row = self.take("out", flat.shape, slope), self.take("row", (1, d), slope)[0]
+        column = self.take("column", (len(flat), 1), slope)
+        gain.grad.fill(0)
+        bias = self.parameters["bias"].grad if self.centred else None
+        if bias is not None:
+            bias.fill(0)
+        for piece in pieces(slope, len(flat), d):
+            s, h, w, c = flat[piece], self._hat[piece], work[piece], column[piece]
+            xp.multiply(s, h, out=w)
+            xp.sum(w, axis=0, out=row)
+            gain.grad[...] += row
+            if bias is not None:
+                xp.sum(s, axis=0, out=row)
+                bias += row
+            w *= gain.data
+            s *= gain.data
+            xp.sum(w, axis=1, keepdims=True, out=c)
+            c *= 1 / d
+            h *= c
+            if bias is not None:
+                xp.sum(s, axis=1, keepdims=True, out=c)
+                c *= 1 / d
+                s -= c
+            s -= h
+            s *= self._scale[piece]
+        return slope
+
+
+class RMSNorm(LayerNorm):
+    """Scale the last axis to mean square 1, then by a learned gain.
+
+    References:
+        Zhang and Sennrich, Root mean square layer normalization, NeurIPS 2019.
+    """
+
+    centred = False

@@ -1,0 +1,84 @@
+"""Transformers by name."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hpcml.errors import ShapeError
+from hpcml.nn.layers import (
+    GELU,
+    Attention,
+    Dense,
+    Dropout,
+    Embedding,
+    Layer,
+    LayerNorm,
+    Positions,
+    Recompute,
+    Residual,
+    Sequential,
+    TiedHead,
+    normal,
+)
+from hpcml.nn.model import Model
+
+DEVIATION = 0.02
+"""Of the first weights; those that add to the residual stream are smaller by the root of how many there are."""
+
+
+def transformer(
+    row: int,
+    *,
+    layers: int = 4,
+    width: int = 256,
+    heads: int = 4,
+    context: int = 0,
+    vocabulary: int = 256,
+    dropout: float = 0.0,
+    rotary: bool = False,
+    recompute: bool = False,
+    **options: Any,
+) -> Model:
+    """Return a causal transformer that scores the next token after each of a row's first `context`: (B, row) -> (B, context, vocabulary).
+
+    Blocks normalise first, the head shares the embedding's table.
+
+    Args:
+        row: tokens of a row; the last may be there only to be predicted.
+        layers: blocks of attention and a two-layer perceptron four times as wide.
+        width: numbers of a token's vector.
+        heads: of the attention, a divisor of the width.
+        context: tokens that the model sees; 0: all of a row but the last.
+        vocabulary: tokens are 0 to vocabulary - 1; 256 for bytes.
+        dropout: probability at the end of each branch.
+        rotary: tell positions by turning queries and keys instead of by learned vectors.
+        recompute: keep only each block's output, and make its activations again in backward.
+        options: seed, dtype, device, as Model takes them.
+
+    Raises:
+        ShapeError: for sizes that do not fit together.
+
+    References:
+        Radford et al., Language models are unsupervised multitask learners, 2019.
+    """
+    context = context or row - 1
+    if min(layers, width, heads, context, vocabulary) < 1 or width % heads:
+        sizes = f"layers {layers}, width {width}, heads {heads}, context {context}, vocabulary {vocabulary}"
+        raise ShapeError(f"a transformer cannot have {sizes}: all are 1 or more, and the width is a multiple of the heads")
+    inner, last = normal(DEVIATION), normal(DEVIATION / math.sqrt(2 * layers))
+
+    def noise() -> list[Layer]:
+        return [Dropout(dropout)] if dropout else []
+
+    def block() -> Layer:
+        attention = Attention(width, heads, causal=True, rotary=rotary, init=inner, init_out=last)
+        wide = Dense(4 * width, inner, positions=True), GELU(), Dense(width, last, positions=True)
+        return Sequential(Residual(LayerNorm(), attention, *noise()), Residual(LayerNorm(), *wide, *noise()))
+
+    embedding = Embedding(vocabulary, width, context=context)
+    blocks = [block() for _ in range(layers)]
+    if recompute:
+        blocks = [Recompute(*blocks)]
+    places = [] if rotary else [Positions()]
+    return Model([embedding, *places, *blocks, LayerNorm(), TiedHead(embedding)], (row,), **options)

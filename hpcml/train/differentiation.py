@@ -1,0 +1,137 @@
+"""One worker's part of a step: its rows become a gradient and a tail, or one fault and zeros.
+
+Letters: n parameters. A worker's rows may go through the model in micro-batches, whose gradients are added: memory for activations is
+that of one micro-batch, the sum is that of all rows but for rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from hpcml.arrays import Array
+from hpcml.data import Batch, ShardedDataset
+from hpcml.errors import DataError, HpcmlError, NumericsError, TargetError
+from hpcml.nn import Loss, Model, Tail, Workspace
+
+Ready = Callable[[slice], None]
+
+
+class Differentiator:
+    """Makes gradients of batches with one model and one loss, in memory that is taken once."""
+
+    def __init__(self, model: Model, loss: Loss, data: ShardedDataset, seed: int, micro_batch: int = 0) -> None:
+        """Prepare for the rows of a data set.
+
+        Args:
+            model: its arena is where gradients go.
+            loss: of predictions and targets.
+            data: says where a bad row lies.
+            seed: of random numbers inside the model.
+            micro_batch: rows that go through the model at a time; 0: all of a worker's.
+        """
+        self.model, self.loss, self.data, self.seed, self.micro_batch = model, loss, data, seed, micro_batch
+        self._work, self._tail = Workspace(), np.zeros(len(Tail), model.arena.dtype)
+        self._sum: Array = None
+
+    def run(
+        self, batch: Batch, step: int, where: str, ready: Ready, used: Callable[[Batch], None], *, left_out: bool = False
+    ) -> HpcmlError | None:
+        """Leave in the arena the sums over this worker's rows: gradient, weight, loss, hits; return what was wrong, if anything.
+
+        The tail is written before the last backward: from then on parts of the vector may be on their way to other nodes.
+
+        Args:
+            batch: of one worker, possibly without rows.
+            step: number of the step.
+            where: the position in words, for messages.
+            ready: called with each span of the gradient that is final.
+            used: called with the batch if its rows could be used.
+            left_out: whether the step goes on without these rows: no forward, zeros.
+        """
+        arena, slope, fault = self.model.arena, None, None
+        self._tail[:] = 0
+        try:
+            if batch.error is not None:
+                raise batch.error
+            if len(batch.rows) and not left_out:
+                slope = self._last_slope(batch, step, where)
+            used(batch)
+        except (DataError, NumericsError) as error:
+            fault, slope = error, None
+            self._tail[:] = 0
+            self._tail[Tail.FAULTS] = 1
+        arena.tail[...] = arena.device.place(self._tail)
+        if slope is None:
+            arena.grad[: arena.n] = 0
+        elif len(batch.rows) <= self._most(batch):
+            self.model.backward(slope, ready=ready)
+        else:
+            self.model.backward(slope, ready=self._adding(ready))
+        return fault
+
+    def _most(self, batch: Batch) -> int:
+        """Return how many of the batch's rows go through the model at a time."""
+        return self.micro_batch or len(batch.rows)
+
+    def _last_slope(self, batch: Batch, step: int, where: str) -> Array:
+        """Sum all micro-batches but the last, and return the slope of the last one's predictions."""
+        arena, most = self.model.arena, self._most(batch)
+        starts = range(0, len(batch.rows), most)
+        for part, first in enumerate(starts):
+            slope = self._judge(batch, slice(first, min(first + most, len(batch.rows))), part, step, where)
+            if part == len(starts) - 1:
+                break
+            self.model.backward(slope)
+            if self._sum is None:
+                self._sum = arena.vector()
+            if part:
+                self._sum += arena.grad[: arena.n]
+            else:
+                self._sum[...] = arena.grad[: arena.n]
+        return slope
+
+    def _adding(self, ready: Ready) -> Ready:
+        """Return a listener that adds the earlier micro-batches to each span before it passes it on."""
+
+        def add(span: slice) -> None:
+            self.model.arena.grad[span] += self._sum[span]
+            ready(span)
+
+        return add
+
+    def _judge(self, batch: Batch, rows: slice, part: int, step: int, where: str) -> Array:
+        """Add weight, loss and hits of some rows to the tail and return the slope of their predictions."""
+        x, y = batch.x[rows], batch.y[rows]
+        weights = None if batch.weights is None else batch.weights[rows]
+        weight = len(x) if weights is None else float(weights.sum())
+        self.model.context.train(seed=self.seed, step=step, worker=batch.worker, part=part, weight=weight)
+        try:
+            prediction = self.model.forward(x)
+            hits = 0.0 if self.loss.hits is None else float(self.loss.hits(prediction, y))
+            value, slope = self.loss(prediction, y, self._work, weights)
+        except TargetError as error:
+            path, row = self.data.locate(int(batch.rows[rows.start + error.row]))
+            raise DataError(f"{where}, worker {batch.worker}: {error} (first at {path} row {row})") from None
+        if not math.isfinite(value):
+            raise NumericsError(f"{where}, worker {batch.worker}: {self._name_bad_rows(batch, float(value), rows)}")
+        for kind, amount in ((Tail.ROWS, len(x)), (Tail.WEIGHT, weight), (Tail.LOSS, float(value)), (Tail.HITS, hits)):
+            self._tail[kind] += amount
+        return slope
+
+    def _name_bad_rows(self, batch: Batch, value: float, rows: slice) -> str:
+        """Return a message that names the rows whose own loss is not finite, and the first layer that gave such a number."""
+        bad: list[str] = []
+        layer = self.model.first_not_finite(batch.x[rows])
+        for k in range(rows.start, rows.stop):
+            row = slice(k, k + 1)
+            if not math.isfinite(self.loss(self.model.forward(batch.x[row]), batch.y[row], self._work)[0]):
+                bad.append("{} row {}".format(*self.data.locate(int(batch.rows[k]))))
+        shown = f"rows: {', '.join(bad[:3])}" + (f" and {len(bad) - 3} more" if len(bad) > 3 else "") if bad else "no single row's loss"
+        first = f"first in the output of {layer}" if layer else "though every layer's output is finite"
+        return (
+            f"the loss is {value} over {rows.stop - rows.start} rows, not finite for {shown}, {first};"
+            " lower optimizer.rate, or set optimizer.clip"
+        )
