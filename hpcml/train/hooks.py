@@ -1,4 +1,4 @@
-"""What happens around the loop: five empty hooks, and nothing that a step depends on."""
+"""What happens around the loop: six empty hooks, and nothing that a step depends on."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ class Hook:
 
     def before_run(self, trainer: Trainer, epochs: int) -> None:
         """Run once, before the first step; the trainer has been restored if the run is resumed."""
+
+    def after_gradient(self, trainer: Trainer, worker: int) -> None:
+        """Run when a hosted worker has computed a gradient, before anybody hears of it."""
 
     def after_step(self, trainer: Trainer) -> None:
         """Run after each step."""

@@ -78,6 +78,8 @@ class OwnPace:
         lane, step = portion
         trainer.count = trainer.epoch * self.steps + step
         trainer.differentiate(self.loader.batch(worker, lane, step))
+        for hook in trainer.hooks:
+            hook.after_gradient(trainer, worker)
         if worker == self._hosted.start and trainer.position < self.steps:
             trainer.position += 1
             for hook in trainer.hooks:

@@ -126,6 +126,8 @@ class Trainer:
         for batch in batches:
             self.sync.enter(batch.worker)
             self.differentiate(batch)
+            for hook in self.hooks:
+                hook.after_gradient(self, batch.worker)
             self.sync.leave(batch.worker, self.count)
         sums = self.sync.exchange(self.count)
         if sums is not None:

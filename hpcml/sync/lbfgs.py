@@ -1,0 +1,215 @@
+"""L-BFGS without vectors at the coordinator: each rank holds its slice of every vector, and only scalars decide the direction.
+
+The direction is a combination of the 2m + 1 vectors s_0..s_{m-1}, y_0..y_{m-1}, g, whose coefficients follow from their dot products
+alone. So an iteration costs 6m new dots on slices, one small all-reduce, and one pass over the slice.
+Letters: n parameters, m pairs of history, P ranks; b = 2m + 1 basis vectors.
+
+References:
+    Dean et al., Large scale distributed deep networks, NIPS 2012, section 4.2 (Sandblaster);
+    Chen, Wang and Zhou, Large-scale L-BFGS using MapReduce, NIPS 2014 (the vector-free recursion).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpcml.comm.communicator import Communicator, everywhere
+from hpcml.errors import ConfigError, NumericsError
+
+Gradient = Callable[[np.ndarray, np.ndarray], float]
+"""Called by all ranks together with (slice of the parameters, slice of the gradient to overwrite); returns the loss, equal on all ranks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Minimum:
+    """Where a search ended.
+
+    Args:
+        loss: there.
+        slope: the largest absolute entry of the gradient there.
+        iterations: directions that were taken.
+        evaluations: calls of the gradient.
+        converged: whether the slope is within the tolerance.
+    """
+
+    loss: float
+    slope: float
+    iterations: int
+    evaluations: int
+    converged: bool
+
+
+def direction(products: np.ndarray, pairs: int) -> np.ndarray:
+    """Return the coefficients (2 k + 1,) of the L-BFGS direction in the basis s_0..s_{k-1}, y_0..y_{k-1}, g, oldest pair first.
+
+    Args:
+        products: (2 k + 1, 2 k + 1) dot products of the basis.
+        pairs: k, 0 or more.
+    """
+    k = pairs
+    delta, alpha = np.zeros(2 * k + 1), np.zeros(k)
+    delta[2 * k] = -1.0
+    for i in range(k - 1, -1, -1):
+        alpha[i] = delta @ products[:, i] / products[i, k + i]
+        delta[k + i] -= alpha[i]
+    if k:
+        delta *= products[k - 1, 2 * k - 1] / products[2 * k - 1, 2 * k - 1]
+    for i in range(k):
+        beta = delta @ products[:, k + i] / products[i, k + i]
+        delta[i] += alpha[i] - beta
+    return delta
+
+
+class VectorFree:
+    """The history of one rank: slices of the last m steps and gradient changes, and the dots of all ranks' slices.
+
+    Args:
+        comm: all ranks.
+        numbers: of this rank's slice; ranks may hold different numbers, also none.
+        memory: m, 1 or more.
+    """
+
+    def __init__(self, comm: Communicator, numbers: int, memory: int) -> None:
+        if memory < 1:
+            raise everywhere(ConfigError(f"L-BFGS with a memory of {memory} pairs; keep 1 or more (10 is usual)"))
+        self.comm, self.memory, self.pairs = comm, memory, 0
+        self._steps, self._changes = np.zeros((memory, numbers)), np.zeros((memory, numbers))
+        self._products = np.zeros((2 * memory + 1, 2 * memory + 1))
+
+    def push(self, step: np.ndarray, change: np.ndarray) -> bool:
+        """Add a step s and the change y of the gradient along it, instead of the oldest pair; return whether s y was positive.
+
+        Without positive curvature the pair is left out: the direction would not lead down.
+        """
+        if self._dots(np.stack([step, change]), change)[0] <= 0:
+            return False
+        m = self.memory
+        if self.pairs == m:
+            for history in (self._steps, self._changes):
+                history[:-1] = history[1:]
+            for first in (0, m):
+                run = slice(first, first + m - 1), slice(first + 1, first + m)
+                self._products[run[0]] = self._products[run[1]]
+                self._products[:, run[0]] = self._products[:, run[1]]
+        else:
+            self.pairs += 1
+        self._steps[self.pairs - 1], self._changes[self.pairs - 1] = step, change
+        for place, vector in ((self.pairs - 1, step), (m + self.pairs - 1, change)):
+            self._enter(place, vector, vector)
+        return True
+
+    def find(self, gradient: np.ndarray, out: np.ndarray) -> float:
+        """Overwrite `out` by the slice of the direction for this slice of the gradient; return their dot product, below 0."""
+        self._enter(2 * self.memory, gradient, gradient)
+        k, m = self.pairs, self.memory
+        used = [*range(k), *range(m, m + k), 2 * m]
+        products = self._products[np.ix_(used, used)]
+        delta = direction(products, k)
+        np.multiply(gradient, delta[-1], out=out)
+        for i in range(k):
+            out += delta[i] * self._steps[i]
+            out += delta[k + i] * self._changes[i]
+        return float(delta @ products[:, -1])
+
+    def _enter(self, place: int, vector: np.ndarray, gradient: np.ndarray) -> None:
+        """Overwrite the products of one basis vector with all: the new dots of an iteration."""
+        m = self.memory
+        dots = self._dots(np.concatenate([self._steps, self._changes, gradient[None]]), vector)
+        if place < 2 * m:
+            dots[2 * m] = self._products[2 * m, place]
+        self._products[place, :] = dots
+        self._products[:, place] = dots
+
+    def _dots(self, rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        """Return the dots of whole vectors, added over the ranks' slices."""
+        dots = rows @ vector
+        self.comm.all_reduce(dots)
+        return dots
+
+
+def minimise(
+    comm: Communicator, gradient: Gradient, x: np.ndarray, *, memory: int = 10, tolerance: float = 1e-6, iterations: int = 200
+) -> Minimum:
+    """Overwrite x, this rank's slice of the parameters, by a minimum of a smooth function, over all ranks' slices together.
+
+    A step satisfies the strong Wolfe conditions: with them curvature is positive, and L-BFGS converges on convex functions.
+
+    Args:
+        comm: all ranks.
+        gradient: loss and gradient; see Gradient.
+        x: (slice,) float64; where the search begins.
+        memory: m pairs.
+        tolerance: of the largest absolute entry of the gradient.
+        iterations: at most so many directions.
+
+    Raises:
+        NumericsError: on every rank, if the loss is not finite where the search begins.
+        ConfigError: on every rank, without memory.
+    """
+    history, search = VectorFree(comm, len(x), memory), _Line(comm, gradient, x)
+    if not np.isfinite(search.loss):
+        raise everywhere(NumericsError(f"the loss is {search.loss} where L-BFGS begins; begin elsewhere, or scale the data"))
+    way, done = np.empty_like(x), 0
+    while search.slope > tolerance and done < iterations:
+        downhill = history.find(search.gradient, way)
+        first = min(1.0, 1.0 / max(np.sqrt(-downhill), 1e-300)) if not history.pairs else 1.0
+        before_x, before_g = x.copy(), search.gradient.copy()
+        if not search.go(way, downhill, first):
+            break
+        done += 1
+        history.push(x - before_x, search.gradient - before_g)
+    return Minimum(search.loss, search.slope, done, search.evaluations, search.slope <= tolerance)
+
+
+class _Line:
+    """The function along a line: a search for a point with less loss and less slope (Nocedal and Wright, algorithms 3.5 and 3.6)."""
+
+    LESS_LOSS, LESS_SLOPE, TRIES = 1e-4, 0.9, 40
+
+    ROUNDING = 256 * np.finfo(np.float64).eps
+    """Of the loss: near a minimum differences of sums are rounding, and the slope alone says where down is."""
+
+    def __init__(self, comm: Communicator, gradient: Gradient, x: np.ndarray) -> None:
+        self._comm, self._function, self._x = comm, gradient, x
+        self.gradient, self.evaluations = np.zeros_like(x), 0
+        self._begin = np.empty_like(x)
+        self.loss, self.slope = 0.0, 0.0
+        self._look()
+
+    def _look(self) -> float:
+        """Evaluate at x, and return the loss."""
+        self.loss = self._function(self._x, self.gradient)
+        self.evaluations += 1
+        largest = np.array([np.abs(self.gradient).max(initial=0.0)])
+        everyone = np.zeros((self._comm.size, 1))
+        self._comm.all_gather(largest, everyone)
+        self.slope = float(everyone.max())
+        return self.loss
+
+    def go(self, way: np.ndarray, downhill: float, first: float) -> bool:
+        """Move x along `way`; return whether the loss fell, else x stays."""
+        self._begin[:] = self._x
+        start, low, high, step = self.loss, 0.0, np.inf, first
+        for _ in range(self.TRIES):
+            np.multiply(way, step, out=self._x)
+            self._x += self._begin
+            loss = self._look()
+            dots = np.array([self.gradient @ way])
+            self._comm.all_reduce(dots)
+            if not loss <= start + self.LESS_LOSS * step * downhill + self.ROUNDING * abs(start):
+                high = step
+            elif dots[0] < self.LESS_SLOPE * downhill:
+                low = step
+            elif dots[0] > -self.LESS_SLOPE * downhill:
+                high = step
+            else:
+                return True
+            step = 2 * step if np.isinf(high) else (low + high) / 2
+        if loss < start:
+            return True
+        self._x[:] = self._begin
+        self._look()
+        return False

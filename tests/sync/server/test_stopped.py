@@ -1,0 +1,73 @@
+"""A worker that is stopped (SIGSTOP) over real MPI: under tap the others work on, under ssp they stop exactly at the bound."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.mpirun import start
+from tests.small import rows, write_shard
+
+PROGRAM = """
+import json, os, signal, subprocess, sys, time
+import hpcml
+from hpcml.sync.server import SSP, TAP, ParameterServer
+
+class Stopping(hpcml.Hook):
+    times = []
+    def after_gradient(self, trainer, worker):
+        time.sleep(0.02)
+        self.times.append(time.time())
+        if worker == 2 and len(self.times) == 5:
+            subprocess.Popen(["sh", "-c", f"sleep 2; kill -CONT {os.getpid()}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
+            self.times.append(time.time())
+
+comm, hook = hpcml.init(), Stopping()
+sync = ParameterServer({"tap": TAP(), "ssp": SSP(3)}[sys.argv[1]], servers=1)
+data = hpcml.open_shards("train.h5")
+model, loss = hpcml.nn.mlp([4, 5, 3]), hpcml.nn.softmax_cross_entropy
+trainer = hpcml.Trainer(model, loss, hpcml.SGD(0.01), sync, data, batch=12, comm=comm, hooks=[hook])
+trainer.run(1)
+with open(f"times-{comm.rank}.json", "w") as file:
+    json.dump(hook.times, file)
+"""
+STEPS = 30
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """Run a model of consistency with three workers, the last of which stops for two seconds in its fifth gradient; return all times."""
+    write_shard(tmp_path / "train.h5", *rows(12 * STEPS))
+
+    def run(model):
+        start(4, "-c", PROGRAM, model, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"}).wait(50).check()
+        return [json.loads((tmp_path / f"times-{rank}.json").read_text()) for rank in (1, 2, 3)]
+
+    return run
+
+
+def during(times, begin, end):
+    return sum(begin < moment < end for moment in times)
+
+
+def test_under_tap_the_others_finish_meanwhile(stopped):
+    *others, mine = stopped("tap")
+    begin, end = mine[4], mine[5]
+    assert end - begin > 1.5
+    assert len(mine) == STEPS + 1
+    for times in others:
+        assert len(times) == STEPS
+        assert max(times) < end
+
+
+def test_under_ssp_the_others_stop_at_the_bound_and_go_on(stopped):
+    *others, mine = stopped("ssp")
+    begin, end = mine[4], mine[5]
+    assert end - begin > 1.5
+    for times in others:
+        # Four writes of the stopped worker were taken: others read at clocks up to 4 + 3, and so compute 8 gradients.
+        assert sum(moment < end for moment in times) == 4 + 3 + 1
+        assert during(times, begin + 0.5, end) == 0
+        assert len(times) == STEPS
