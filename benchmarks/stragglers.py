@@ -1,6 +1,6 @@
 """What slow workers cost each strategy: rows a second with nobody slow, one worker 5x slower for good, and each in its turn.
 
-    python benchmarks/stragglers.py [--ranks 4] [--milliseconds 4] [--steps 60]
+    python benchmarks/stragglers.py [--ranks 4] [--milliseconds 10] [--steps 100]
 
 A gradient takes some milliseconds of sleep beside its own time, so that a machine with fewer cores than ranks measures waiting, not
 its cores. "lost" is the part of the throughput that is lost, "of bsp" that loss as a part of what every-step loses.
@@ -25,8 +25,8 @@ def main() -> int:
     """Start the ranks, or be one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--milliseconds", type=float, default=4.0)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--milliseconds", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--turn", type=int, default=10, help="gradients' time for which each worker is the slow one in its turn")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -66,7 +66,7 @@ def measure(args: argparse.Namespace) -> int:
     rows = []
     for name, sync in strategies.items():
         speeds = {
-            kind: rows_per_second(comm, shard, sizes, batch, sync, Straggler(seconds, *how), epochs=2) for kind, how in slowness.items()
+            kind: rows_per_second(comm, shard, sizes, batch, sync, Straggler(seconds, *how), epochs=1) for kind, how in slowness.items()
         }
         rows.append({"strategy": name, **speeds})
         if comm.rank == 0:

@@ -163,6 +163,7 @@ def build_server(config: Config) -> ParameterServer:
         models[keys.consistency](),
         _WORKERS[config.sync.name](config),
         servers=keys.ranks,
+        groups=keys.groups,
         stealing=keys.stealing,
         compensation=keys.compensation,
         warm=keys.warm,

@@ -166,6 +166,7 @@ class ServerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     bound: int = 3
     threshold: float = 0.01
     ranks: int = 0
+    groups: int = 0
     stealing: bool = False
     compensation: float = 0.0
     warm: int = 0

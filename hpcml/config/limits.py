@@ -25,6 +25,7 @@ _RANGES = {
     "server.bound": 0,
     "server.threshold": 0,
     "server.ranks": 0,
+    "server.groups": 0,
     "server.compensation": 0,
     "server.warm": 0,
     "server.fetch": 1,

@@ -89,6 +89,7 @@ MEANINGS = {
     "server.bound": "`ssp`, `asp`: clocks that a worker may be ahead of the slowest",
     "server.threshold": "`asp`: updates below threshold / sqrt(clock) of their value are kept back and added up",
     "server.ranks": "ranks that serve and do not compute; 0: every rank does both",
+    "server.groups": "groups of workers that add their gradients up and write as one; 0: every worker writes for itself",
     "server.stealing": "a worker whose rows of an epoch are used up takes over others'",
     "server.compensation": "lambda by which a late gradient is corrected for the way the parameters went meanwhile (DC-ASGD); 0: none",
     "server.warm": "steps that the first worker takes alone when the run begins",

@@ -35,6 +35,13 @@ class TreeMean:
 
     def take(self) -> Array | None:
         """Return the mean (m,), which may be overwritten, and forget the writes; None if they had no weight."""
+        total, weight = self.take_sum()
+        if weight:
+            divide(total, weight)
+        return total if weight else None
+
+    def take_sum(self) -> tuple[Array, float]:
+        """Return the sum (m,), which may be overwritten, and its weight, and forget the writes."""
         for worker in self._missing:  # who has left writes nothing, and counts as zeros
             self._leaves[worker].fill(0)
         self._missing.update(range(len(self._weights)))
@@ -43,9 +50,7 @@ class TreeMean:
             self._weights[left] += self._weights[right]
         weight = float(self._weights[0])
         self._weights.fill(0)
-        if weight:
-            divide(self._leaves[0], weight)
-        return self._leaves[0] if weight else None
+        return self._leaves[0], weight
 
 
 def _additions(node: tuple[int, int]) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ from hpcml.sync.server.letters import HEAD_BYTES, Field, Kind, body, dense, head
 from hpcml.sync.server.measures import Measures
 from hpcml.sync.server.post import Post
 from hpcml.sync.server.shard import WHOLE
+from hpcml.sync.server.teams import Team, Waiting
 
 Program = Generator[Callable[[], bool], None, None]
 """A worker's work: yields what must hold before it goes on."""
@@ -48,11 +49,16 @@ class Client:
         spans: of the shards.
         homes: the rank of each shard.
         post: the rank's letters.
-        share: what a mean gradient is multiplied by: 1 / V where writes are taken one by one.
+        share: what a mean gradient is multiplied by: 1 / (writers) where writes are taken one by one.
+        unit: its number as a writer, which is that of its group.
+        team: its group.
     """
 
-    def __init__(self, worker: int, arena: Arena, spans: list[slice], homes: list[int], post: Post, share: float) -> None:
+    def __init__(
+        self, worker: int, arena: Arena, spans: list[slice], homes: list[int], post: Post, share: float, unit: int, team: Team
+    ) -> None:
         self.worker, self.arena, self.spans, self.homes, self.post, self.share = worker, arena, spans, homes, post, share
+        self.unit, self.team = unit, team
         self.view = aligned(arena.n, arena.dtype)
         self.owed = aligned(arena.n, arena.dtype)
         self.sums = np.zeros(len(Tail))
@@ -76,6 +82,11 @@ class Client:
         self.script = deque(portions or [])
 
     @property
+    def must_end(self) -> bool:
+        """Whether another worker's error makes more work useless; members of a group end with their leader."""
+        return self.stopped and self.team.leads
+
+    @property
     def total(self) -> int:
         """Gradients that this worker has computed since the run began."""
         return int(self._total[0])
@@ -87,6 +98,17 @@ class Client:
     def deliver(self, letter: np.ndarray) -> None:
         """Take an answer; called where the letters are taken."""
         self.answers[int(head(letter)[Field.SHARD])] = letter
+
+    def learn(self, work: Work, portion: Portion) -> Waiting:
+        """Compute the gradient of a portion at this worker's copy, and add that of its group; return the weight of all rows."""
+        self.team.spread(self.view)
+        rows = self.compute(work, portion)
+        # Other workers of this rank use the gradient's memory while this one waits for its group.
+        mine = self.grad[: self.arena.n]
+        if len(self.team.run) > 1:
+            self.team.hold(mine, rows)
+            return (yield from self.team.unite(mine))
+        return rows
 
     def compute(self, work: Work, portion: Portion) -> float:
         """Compute the gradient of a portion at this worker's copy; return the weight of its rows, and enter its tail."""
@@ -145,7 +167,7 @@ class Client:
     def write(self, shard: int, values: np.ndarray, rows: float, answer: int = WHOLE) -> None:
         """Write numbers (m,) of the span of a shard that is not open."""
         letter = dense(self.post.mail, values.size, self.arena.dtype)
-        write_head(letter, Kind.WRITE, self.worker, shard, self.clocks[shard])
+        write_head(letter, Kind.WRITE, self.unit, shard, self.clocks[shard])
         letter[HEAD_BYTES:].view(self.arena.dtype)[:] = values
         self.send_write(shard, letter, rows, answer)
 
@@ -160,16 +182,17 @@ class Client:
     def ask(self) -> Program:
         """Ask all shards for their parameters and wait for them."""
         for shard, home in enumerate(self.homes):
-            letter = note(self.post.mail, Kind.ASK, self.worker, shard)
+            letter = note(self.post.mail, Kind.ASK, self.unit, shard)
             head(letter)[Field.ANSWER] = WHOLE
             self.open.add(shard)
             self.post.send(home, letter, shard)
         yield from self.collect(True)
 
     def leave(self) -> None:
-        """Tell all shards that this worker has no more work in this epoch."""
+        """Tell all shards, and the group, that this worker has no more work in this epoch."""
+        self.team.spread(None)
         for shard, home in enumerate(self.homes):
-            self.post.send(home, note(self.post.mail, Kind.LEFT, self.worker, shard))
+            self.post.send(home, note(self.post.mail, Kind.LEFT, self.unit, shard))
 
 
 MEASURED = 16

@@ -28,6 +28,7 @@ class ParameterServer:
         consistency: BSP(), SSP(bound), ASP(threshold, bound), BAP() or TAP().
         worker: Gradients(), Downpour(fetch, push) or ElasticWorker(every, beta).
         servers: ranks that serve and do not compute; 0: every rank does both, with as many shards as workers.
+        groups: G groups of workers that add their gradients up, and are one writer each; 0: every worker writes for itself.
         stealing: whether a worker whose rows of an epoch are used up takes over others'.
         compensation: lambda of DC-ASGD; 0 for none.
         warm: steps that worker 0 takes alone when the run begins.
@@ -40,6 +41,7 @@ class ParameterServer:
     consistency: Consistency = field(default_factory=TAP)
     worker: Worker = field(default_factory=Gradients)
     servers: int = 0
+    groups: int = 0
     stealing: bool = False
     compensation: float = 0.0
     warm: int = 0
@@ -48,8 +50,12 @@ class ParameterServer:
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense together, with the nearest choice that does."""
-        if self.servers < 0 or self.warm < 0 or self.compensation < 0:
-            numbers = f"server.ranks is {self.servers}, server.warm {self.warm}, server.compensation {self.compensation}"
+        if self.groups and self.stealing:
+            raise ConfigError(
+                "workers of a group step together and cannot take over others' rows; set server.stealing = false, or groups = 0"
+            )
+        if self.groups < 0 or self.servers < 0 or self.warm < 0 or self.compensation < 0:
+            numbers = f"server.ranks {self.servers}, groups {self.groups}, warm {self.warm}, compensation {self.compensation}"
             raise ConfigError(f"{numbers}; each is 0 or more")
         if self.consistency.whole and not isinstance(self.worker, Gradients):
             kind = type(self.worker).__name__
@@ -65,6 +71,8 @@ class ParameterServer:
         """Return the synchroniser of one run, with all its memory."""
         if namespace(arena.data) is not np:
             raise ConfigError('a parameter server keeps its numbers in host memory; set run.device = "cpu", or choose every-step')
+        if self.groups > workers:
+            raise ConfigError(f"server.groups is {self.groups} for {workers} workers; each group needs one: set it to {workers} or fewer")
         if rule.looks and not isinstance(self.worker, ElasticWorker):
             text = f"{type(rule).__name__} looks at whole vectors, of which a shard sees a part"
             raise ConfigError(f"{text}; choose sgd, adagrad or adamw without clipping, or another sync.name")

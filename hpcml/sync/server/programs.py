@@ -36,7 +36,7 @@ class Gradients:
         """Yield through one epoch of a worker."""
         while (portion := (yield from following(client))) is not None:
             yield from client.collect(consistency.awaits)
-            rows = client.compute(work, portion)
+            rows = yield from client.learn(work, portion)
             if not consistency.whole:
                 client.scale(rows)
             if consistency.threshold:
@@ -75,9 +75,9 @@ def _write_significant(client: Client, consistency: Consistency, rate: float, ro
     for shard, span in enumerate(client.spans):
         where = significant(owed[span], client.view[span], scale, consistency.threshold, client.total)
         if sparse_is_smaller(len(where), span.stop - span.start, owed.dtype):
-            client.post.send(client.homes[shard], note(client.post.mail, Kind.COMING, client.worker, shard), -1)
+            client.post.send(client.homes[shard], note(client.post.mail, Kind.COMING, client.unit, shard), -1)
             letter = sparse(client.post.mail, where, owed[span][where])
-            write_head(letter, Kind.WRITE, client.worker, shard, client.clocks[shard], count=len(where))
+            write_head(letter, Kind.WRITE, client.unit, shard, client.clocks[shard], count=len(where))
             client.send_write(shard, letter, rows, CHANGES)
         else:
             kept = np.ones(span.stop - span.start, bool)
@@ -123,7 +123,7 @@ class Downpour:
         step, n = 0, client.arena.n
         while (portion := (yield from following(client))) is not None:
             yield from client.collect(consistency.awaits)
-            rows = client.compute(work, portion)
+            rows = yield from client.learn(work, portion)
             client.scale(rows)
             grad = client.grad[:n]
             client.owed += grad
@@ -157,7 +157,7 @@ def _write_owed(client: Client, answer: int) -> None:
 def _ask_free(client: Client) -> None:
     for shard, home in enumerate(client.homes):
         if shard not in client.open:
-            letter = note(client.post.mail, Kind.ASK, client.worker, shard)
+            letter = note(client.post.mail, Kind.ASK, client.unit, shard)
             head(letter)[Field.ANSWER] = WHOLE
             head(letter)[Field.COUNT] = DENSE
             client.open.add(shard)
@@ -189,7 +189,7 @@ class ElasticWorker:
         """Yield through one epoch of a worker."""
         scratch, n = Scratch(client.view, client.arena.parts(), client.arena.trained), client.arena.n
         while (portion := (yield from following(client))) is not None:
-            rows = client.compute(work, portion)
+            rows = yield from client.learn(work, portion)
             grad = client.grad[:n]
             client.scale(rows * client.share)
             if rows:
@@ -205,6 +205,18 @@ class ElasticWorker:
     def updater(self, rule: Rule, like: Array, trained: int, workers: int, compensation: float) -> Updater:
         """Return what a write does to a shard: it and the writer are drawn together."""
         return Elastic(self.beta / workers, like)
+
+
+def follow(client: Client, work: Work, following: Next) -> Program:
+    """Yield through one epoch of a member: the leader's parameters in, the gradient out."""
+    while True:
+        yield lambda: bool(client.team.models)
+        if not client.team.receive(client.view):
+            return
+        portion = yield from following(client)
+        assert portion is not None, "all lanes of an epoch have as many portions"
+        rows = client.compute(work, portion)
+        client.team.report(client.grad[: client.arena.n], rows)
 
 
 Worker = Gradients | Downpour | ElasticWorker

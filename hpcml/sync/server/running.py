@@ -24,9 +24,11 @@ from hpcml.sync.server.letters import HEAD_BYTES, Field, Kind, head, note
 from hpcml.sync.server.measures import Measures
 from hpcml.sync.server.placement import Placement
 from hpcml.sync.server.post import Post
+from hpcml.sync.server.programs import follow
 from hpcml.sync.server.record import Record
 from hpcml.sync.server.shard import Shard
 from hpcml.sync.server.tables import Table
+from hpcml.sync.server.teams import Team
 from hpcml.sync.server.termination import Termination, Verdict
 from hpcml.sync.synchroniser import Arrays, Quiet
 
@@ -44,6 +46,7 @@ class Running(Quiet):
         self.plan, self.arena, self.rule, self.workers, self._comm = plan, arena, rule, workers, nodes.order
         rank, place = self._comm.rank, Placement.of(plan.servers, workers, self._comm.size)
         self.place, self.spans = place, spans(arena.n, plan.servers or workers)
+        self.groups = [range(run.start, run.stop) for run in spans(workers, plan.groups or workers)]
         self.mean = arena.vector()
         self.mean[:] = arena.data
         self._own_grad, self._epochs, self._stale = arena.grad, 0, False
@@ -51,12 +54,8 @@ class Running(Quiet):
         self.post = Post(mail, self._take, self._comm.threaded and self._comm.size > 1)
         whole = plan.consistency.whole
         self.shards = {s: self._shard(s, whole) for s in range(place.shards[rank].start, place.shards[rank].stop)}
-        hosted = range(place.workers[rank].start, place.workers[rank].stop)
-        share = 1.0 / workers
-        self.clients = {w: Client(w, arena, self.spans, place.homes(), self.post, share) for w in hosted}
-        for client in self.clients.values():
-            client.view[:] = arena.data
-            client.slots = aligned((rule.slots if plan.worker.own_model else 0, arena.n), arena.dtype)
+        self.clients = {w: self._client(w) for w in range(place.workers[rank].start, place.workers[rank].stop)}
+        self._leaders = {client.unit: client for client in self.clients.values() if client.team.leads}
         self.record = Record()
         self.measured: dict[str, Any] = {}
         self.measures = Measures()
@@ -68,16 +67,25 @@ class Running(Quiet):
         span, plan = self.spans[number], self.plan
         size, dtype = span.stop - span.start, self.arena.dtype
         if HEAD_BYTES + size * dtype.itemsize >= 1 << 31:
-            raise ConfigError(f"a shard of {size:,} numbers does not fit into a letter of 2 GiB; set sync.servers to a larger number")
+            raise ConfigError(f"a shard of {size:,} numbers does not fit into a letter of 2 GiB; set server.ranks to a larger number")
         trained = min(max(self.arena.trained - span.start, 0), size)
-        updater = plan.worker.updater(self.rule, self.mean[span], trained, self.workers, plan.compensation)
-        table = Table(self.mean[span], updater, self.workers, whole)
+        writers = len(self.groups)
+        updater = plan.worker.updater(self.rule, self.mean[span], trained, writers, plan.compensation)
+        table = Table(self.mean[span], updater, writers, whole)
         return Shard(number, table, self._gate(number, None), self.post.mail, self._send)
+
+    def _client(self, worker: int) -> Client:
+        unit = next(number for number, run in enumerate(self.groups) if worker in run)
+        team = Team(self.groups[unit], worker, self.place.desks(), self.arena, self.post)
+        client = Client(worker, self.arena, self.spans, self.place.homes(), self.post, 1.0 / len(self.groups), unit, team)
+        client.view[:] = self.arena.data
+        client.slots = aligned((self.rule.slots if self.plan.worker.own_model else 0, self.arena.n), self.arena.dtype)
+        return client
 
     def _gate(self, number: int, record: Record | None) -> LiveGate | ReplayGate:
         if record is not None:
-            return ReplayGate(record.events(number, self.workers), self.workers)
-        return LiveGate(self.plan.consistency, self.workers, 0 if self._epochs else self.plan.warm)
+            return ReplayGate(record.events(number, len(self.groups)), len(self.groups))
+        return LiveGate(self.plan.consistency, len(self.groups), 0 if self._epochs else self.plan.warm)
 
     def ready(self, span: slice) -> None:
         """Do nothing: a gradient is written when it is whole."""
@@ -118,21 +126,24 @@ class Running(Quiet):
 
     def _program(self, client: Client, work: Work, replaying: bool) -> Program:
         plan = self.plan
-        if plan.warm and client.worker and not self._epochs:
-            yield from client.ask()
         following = self._next_recorded if replaying else self._next_dealt if plan.stealing else self._next_own
+        if not client.team.leads:
+            yield from follow(client, work, following)
+            return
+        if plan.warm and client.unit and not self._epochs:
+            yield from client.ask()
         yield from plan.worker.run(client, work, following, plan.consistency, self.rule)
 
     def _next_own(self, client: Client) -> Generator[Callable[[], bool], None, Portion | None]:
         yield from ()
-        portion = None if client.stopped else self._lanes[client.worker].take(client.worker)
+        portion = None if client.must_end else self._lanes[client.worker].take(client.worker)
         if portion is not None:
             client.taken.append(portion)
         return portion
 
     def _next_recorded(self, client: Client) -> Generator[Callable[[], bool], None, Portion | None]:
         yield from ()
-        portion = client.script.popleft() if client.script and not client.stopped else None
+        portion = client.script.popleft() if client.script and not client.must_end else None
         if portion is not None:
             client.taken.append(portion)
         return portion
@@ -177,7 +188,10 @@ class Running(Quiet):
             self.shards[int(fields[Field.SHARD])].take(source, letter)
             return
         if kind is Kind.VIEW:
-            self.clients[worker].deliver(letter)
+            self._leaders[worker].deliver(letter)
+            return
+        if kind in (Kind.GRADIENT, Kind.MODEL):
+            self.clients[worker].team.deliver(letter)
             return
         if kind is Kind.TICKET:
             lane, step = self._deal.take(worker) or (-1, -1)

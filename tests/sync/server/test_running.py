@@ -26,6 +26,10 @@ PLANS = {
     "tap, compensated": {"compensation": 0.04},
     "tap, warm": {"warm": 3},
     "bap": {"consistency": BAP()},
+    "tap, groups": {"groups": 2},
+    "ssp, groups, a server": {"groups": 3, "consistency": SSP(1), "servers": 1},
+    "elastic, groups": {"groups": 2, "worker": ElasticWorker(2)},
+    "downpour, groups": {"groups": 2, "worker": Downpour(1, 2)},
     "ssp": {"consistency": SSP(1)},
     "ssp, a server, taking over": {"consistency": SSP(2), "servers": 1, "stealing": True},
     "asp": {"consistency": ASP(0.05, 2)},
@@ -93,6 +97,18 @@ def test_without_slack_and_filter_it_is_synchronous_sgd_to_the_bit(shards, consi
         assert measured["writes_missed"].keys() == {"0"}
 
 
+@pytest.mark.parametrize("consistency", [TAP(), BAP(), SSP(3), BSP()], ids=["tap", "bap", "ssp", "bsp"])
+def test_one_group_is_synchronous_sgd_and_as_many_as_workers_are_none(shards, consistency):
+    rule = hpcml.SGD(rate=0.1)
+    expected, _ = train(2, 2, shards, hpcml.EveryStep(), rule=rule)
+    if consistency.awaits:
+        for ranks in (1, 3):
+            found, _ = train(ranks, 2, shards, ParameterServer(consistency, groups=1), rule=rule)
+            assert found[1].partition("test_")[2] == expected[1].partition("test_")[2]
+            assert consistency.whole is False or found[0] == expected[0]
+    assert train(1, 2, shards, ParameterServer(consistency, groups=V))[0] == train(1, 2, shards, ParameterServer(consistency))[0]
+
+
 def test_at_the_bound_and_not_beyond_it(shards):
     for bound in (1, 2):
         _, measured = train(4, 2, shards, ParameterServer(SSP(bound)))
@@ -141,6 +157,7 @@ def test_a_bad_row_ends_all_ranks_with_the_same_error_before_anything_is_saved(t
 
 
 REFUSED = {
+    "groups that take over": (lambda: ParameterServer(groups=2, stealing=True), "groups = 0"),
     "downpour clock by clock": (lambda: ParameterServer(BSP(), Downpour()), "choose tap, bap or ssp"),
     "a filter without gradients": (lambda: ParameterServer(ASP(), ElasticWorker()), "choose tap, bap or ssp"),
     "compensation without delay": (lambda: ParameterServer(BSP(), compensation=0.1), "choose tap, bap or ssp"),
@@ -164,6 +181,11 @@ def test_what_makes_no_sense_is_refused_with_the_nearest_choice(name):
 def test_a_rule_that_looks_at_whole_vectors_is_refused(shards, rule):
     with pytest.raises(ConfigError, match="looks at whole vectors"):
         simulated.run(1, lambda comm: trainer(comm, shards, ParameterServer(), rule=rule))
+
+
+def test_more_groups_than_workers_are_refused(shards):
+    with pytest.raises(ConfigError, match="set it to 4 or fewer"):
+        simulated.run(2, lambda comm: trainer(comm, shards, ParameterServer(groups=5)))
 
 
 def test_quarantine_is_refused(shards):
