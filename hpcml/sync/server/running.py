@@ -6,7 +6,7 @@ Letters: n parameters, V workers, S shards, k rule states.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from hpcml.optim import Rule
 from hpcml.sync.conits import Conits
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.server.client import Client, Program, Work
-from hpcml.sync.server.deal import Deal, Portion
+from hpcml.sync.server.dealing import DESK, Dealing
 from hpcml.sync.server.gate import LiveGate, ReplayGate
 from hpcml.sync.server.letters import HEAD_BYTES, Field, Kind, head, note
 from hpcml.sync.server.measures import Measures
@@ -34,9 +34,6 @@ from hpcml.sync.synchroniser import Arrays, Quiet
 
 if TYPE_CHECKING:
     from hpcml.sync.server.plan import ParameterServer
-
-DESK = 0
-"""The rank that deals portions and finds out when all work is done."""
 
 
 class Running(Quiet):
@@ -100,7 +97,7 @@ class Running(Quiet):
         self._begin(work, record)
         self.post.begin()
         try:
-            programs = [self._program(client, work, record is not None) for client in self.clients.values()]
+            programs = [self._program(client, work) for client in self.clients.values()]
             self._drive(programs)
             self._report()
             self.post.wait(lambda: self._over)
@@ -114,8 +111,7 @@ class Running(Quiet):
 
     def _begin(self, work: Work, record: Record | None) -> None:
         self._termination = Termination(self._comm.size)
-        self._deal = Deal(self.workers, work.steps, self.plan.stealing)
-        self._lanes = {worker: Deal(self.workers, work.steps, False) for worker in self.clients}
+        self._dealing = Dealing(self.post, self.workers, work.steps, self.plan.stealing, record is not None)
         self._over = False
         for number, shard in self.shards.items():
             shard.begin(self._gate(number, record))
@@ -124,40 +120,15 @@ class Running(Quiet):
             if not self.plan.worker.own_model:
                 client.view[:] = self.mean
 
-    def _program(self, client: Client, work: Work, replaying: bool) -> Program:
+    def _program(self, client: Client, work: Work) -> Program:
         plan = self.plan
-        following = self._next_recorded if replaying else self._next_dealt if plan.stealing else self._next_own
+        following = self._dealing.following
         if not client.team.leads:
             yield from follow(client, work, following)
             return
         if plan.warm and client.unit and not self._epochs:
             yield from client.ask()
         yield from plan.worker.run(client, work, following, plan.consistency, self.rule)
-
-    def _next_own(self, client: Client) -> Generator[Callable[[], bool], None, Portion | None]:
-        yield from ()
-        portion = None if client.must_end else self._lanes[client.worker].take(client.worker)
-        if portion is not None:
-            client.taken.append(portion)
-        return portion
-
-    def _next_recorded(self, client: Client) -> Generator[Callable[[], bool], None, Portion | None]:
-        yield from ()
-        portion = client.script.popleft() if client.script and not client.must_end else None
-        if portion is not None:
-            client.taken.append(portion)
-        return portion
-
-    def _next_dealt(self, client: Client) -> Generator[Callable[[], bool], None, Portion | None]:
-        """Ask for one portion ahead, so that the answer comes while this one is computed."""
-        if not client.taken:
-            self.post.send(DESK, note(self.post.mail, Kind.TICKET, client.worker))
-        yield lambda: bool(client.dealt)
-        portion = client.dealt.popleft()
-        if portion is not None:
-            client.taken.append(portion)
-            self.post.send(DESK, note(self.post.mail, Kind.TICKET, client.worker))
-        return portion
 
     def _drive(self, programs: list[Program]) -> None:
         """Run this rank's workers in turn, each as far as it can without waiting."""
@@ -194,12 +165,9 @@ class Running(Quiet):
             self.clients[worker].team.deliver(letter)
             return
         if kind is Kind.TICKET:
-            lane, step = self._deal.take(worker) or (-1, -1)
-            self.post.send(source, note(self.post.mail, Kind.PORTION, worker, clock=step, extra=lane), -1)
+            self._dealing.answer(source, worker)
         elif kind is Kind.PORTION:
-            lane, step = int(fields[Field.EXTRA]), int(fields[Field.CLOCK])
-            client = self.clients[worker]
-            client.dealt.append(None if lane < 0 or client.stopped else (lane, step))
+            self._dealing.hand(self.clients[worker], fields)
         elif kind is Kind.STOP:
             for client in self.clients.values():
                 client.stopped = True
