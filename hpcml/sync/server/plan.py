@@ -5,16 +5,19 @@ Letters: V workers, S shards, P ranks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from hpcml.arrays import namespace
+from hpcml.comm.communicator import everywhere
 from hpcml.errors import ConfigError
 from hpcml.nn.arena import Arena
 from hpcml.optim import Rule
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.server.consistency import TAP, Consistency
+from hpcml.sync.server.letters import HEAD_BYTES
 from hpcml.sync.server.programs import ElasticWorker, Gradients, Worker
 from hpcml.sync.server.running import Running
 from hpcml.sync.synchroniser import ExactTree, Sum
@@ -68,12 +71,23 @@ class ParameterServer:
             raise ConfigError("bsp needs no warm start: leave server.warm out, or choose tap, bap or ssp")
 
     def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Running:
-        """Return the synchroniser of one run, with all its memory."""
+        """Return the synchroniser of one run, with all its memory.
+
+        Raises:
+            ConfigError: on every rank, for a model, a rule or a number of workers that does not fit.
+        """
+        for problem in self._misfits(arena, workers, rule):
+            raise everywhere(ConfigError(problem))
+        return Running(self, arena, nodes, workers, rule)
+
+    def _misfits(self, arena: Arena, workers: int, rule: Rule) -> Iterator[str]:
         if namespace(arena.data) is not np:
-            raise ConfigError('a parameter server keeps its numbers in host memory; set run.device = "cpu", or choose every-step')
+            yield 'a parameter server keeps its numbers in host memory; set run.device = "cpu", or choose every-step'
         if self.groups > workers:
-            raise ConfigError(f"server.groups is {self.groups} for {workers} workers; each group needs one: set it to {workers} or fewer")
+            yield f"server.groups is {self.groups} for {workers} workers; each group needs one: set it to {workers} or fewer"
         if rule.looks and not isinstance(self.worker, ElasticWorker):
             text = f"{type(rule).__name__} looks at whole vectors, of which a shard sees a part"
-            raise ConfigError(f"{text}; choose sgd, adagrad or adamw without clipping, or another sync.name")
-        return Running(self, arena, nodes, workers, rule)
+            yield f"{text}; choose sgd, adagrad or adamw without clipping, or another sync.name"
+        size = -(-arena.n // (self.servers or workers))
+        if HEAD_BYTES + size * arena.dtype.itemsize >= 1 << 31:
+            yield f"a shard of {size:,} numbers does not fit into a letter of 2 GiB; set server.ranks to a larger number"

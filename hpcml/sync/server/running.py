@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcml.arrays import aligned, spans
-from hpcml.errors import ConfigError
 from hpcml.nn.arena import Arena, Tail
 from hpcml.optim import Rule
 from hpcml.sync.conits import Conits
@@ -62,9 +61,7 @@ class Running(Quiet):
 
     def _shard(self, number: int, whole: bool) -> Shard:
         span, plan = self.spans[number], self.plan
-        size, dtype = span.stop - span.start, self.arena.dtype
-        if HEAD_BYTES + size * dtype.itemsize >= 1 << 31:
-            raise ConfigError(f"a shard of {size:,} numbers does not fit into a letter of 2 GiB; set server.ranks to a larger number")
+        size = span.stop - span.start
         trained = min(max(self.arena.trained - span.start, 0), size)
         writers = len(self.groups)
         updater = plan.worker.updater(self.rule, self.mean[span], trained, writers, plan.compensation)
