@@ -14,6 +14,7 @@ from hpcml.config import Config
 from hpcml.config.keys import ModelConfig
 from hpcml.config.limits import LOSS_KEYS, MODEL_KEYS
 from hpcml.data import ShardedDataset, find_shards, index_shards
+from hpcml.data.variable import Packing
 from hpcml.errors import ConfigError, DataError, ShapeError
 from hpcml.nn import LOSSES, Loss, Model, binary_cross_entropy, contrastive, cross_entropy, hinge, huber, squared_error, token_cross_entropy
 from hpcml.nn.zoo import autoencoder, lenet, linear, lstm, mlp, transformer
@@ -69,7 +70,9 @@ def count_classes(config: Config, comm: Communicator) -> int:
     Raises:
         DataError: if a class is negative.
     """
-    with ShardedDataset(index_shards(find_shards(config.data.train), config.data.target, None)) as targets:
+    with ShardedDataset(
+        index_shards(find_shards(config.data.train), config.data.target, None, packing=Packing.from_keys(config.data))
+    ) as targets:
         largest = 0
         for first in range(0, targets.rows, TARGETS_AT_ONCE):
             block = np.zeros((min(TARGETS_AT_ONCE, targets.rows - first), *targets.x.shape), np.int64)

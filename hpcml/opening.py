@@ -14,6 +14,7 @@ from hpcml.data import Index, ShardedDataset, find_shards, index_shards
 from hpcml.data.cache import CachedDataset, kept_bytes
 from hpcml.data.checksums import with_checksums
 from hpcml.data.staging import require_room, stage, staged
+from hpcml.data.variable import Packing
 from hpcml.errors import DataError
 
 Progress = Callable[[str, int, int], None]
@@ -41,7 +42,7 @@ def open_data(
         features: the field or fields that become x.
         target: the field that becomes y, or None.
         comm: all ranks.
-        keys: weights, cf, fill, checksums and stage; left out, none.
+        keys: weights, how files become rows, checksums and stage; left out, none.
         told: how far this rank is with the staging.
 
     Raises:
@@ -50,9 +51,7 @@ def open_data(
     index: Index | None = None
     with comm.together():
         if comm.rank == 0:
-            options: dict[str, Any] = {}
-            if keys is not None:
-                options = {"weights": keys.weights or None, "cf": keys.cf, "fill": None if keys.fill == "" else float(keys.fill)}
+            options = {} if keys is None else {"weights": keys.weights or None, **reading(keys)}
             index = index_shards(find_shards(pattern), features, target, **options)
             if keys is not None and keys.checksums != "off":
                 index = with_checksums(index, required=keys.checksums == "require")
@@ -62,6 +61,11 @@ def open_data(
         with comm.together():
             index = staged(index, keys.stage)
     return ShardedDataset(index)
+
+
+def reading(keys: DataConfig) -> dict[str, Any]:
+    """Return how files become rows, as `index_shards` takes it: cf, fill, packing."""
+    return {"cf": keys.cf, "fill": None if keys.fill == "" else float(keys.fill), "packing": Packing.from_keys(keys)}
 
 
 def stage_together(index: Index, folder: str, comm: Communicator, told: Progress) -> None:

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def inspect(paths: list[Path]) -> dict[str, Any]:
     """Return everything that is known of the files as plain data."""
-    from hpcml.data.inspection import advise, look_into, measure
+    from hpcml.data.inspection import advise, look_for_variable, look_into, measure
     from hpcml.data.layout import BLOCK_ROWS
 
     first = look_into(paths[0])
@@ -71,6 +71,7 @@ def inspect(paths: list[Path]) -> dict[str, Any]:
         "bytes": sum(sizes),
         "first": str(paths[0]),
         "sets": sets,
+        "variable": look_for_variable(paths[0]),
         "differ": differ,
         "advice": advise(first, sizes, BLOCK_ROWS),
     }
@@ -122,6 +123,8 @@ def show(report: dict[str, Any]) -> None:
         widths = [max(map(len, column)) for column in zip(COLUMNS, *lines, strict=True)]
         for cells in (COLUMNS, *lines):
             print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    for text in report["variable"]:
+        print(f"rows of variable length: {text}")
     for text in report["differ"][:20]:
         print(f"differs: {text}")
     for text in report["advice"] or ["nothing to improve"]:

@@ -64,14 +64,14 @@ def plan(config: Config) -> dict[str, Any]:
     """
     from hpcml.build import resolve_sampling
     from hpcml.data import Sampler, ShardedDataset, find_shards, index_shards
-    from hpcml.data.contents import read_contents
     from hpcml.data.planning import assess, classes_of, recommend
     from hpcml.data.sampler import SHUFFLES
+    from hpcml.opening import reading
 
-    names = config.data.features if isinstance(config.data.features, list) else [config.data.features]
-    index = index_shards(find_shards(config.data.train), config.data.features, config.data.target or None)
+    index = index_shards(find_shards(config.data.train), config.data.features, config.data.target or None, **reading(config.data))
     keys = resolve_sampling(config, ShardedDataset(index), ranks=1).data
-    chunks = [max(read_contents(shard.path, name).chunk for name in names) for shard in index.shards]
+    names = {part.name for part in index.x.stored}
+    chunks = [max(stored.chunk[0] if stored.chunk else 0 for name, stored in shard.fields if name in names) for shard in index.shards]
     codes, what = classes_of(_targets(index), index.rows)
     workers = config.train.virtual_workers or 1
     found = []

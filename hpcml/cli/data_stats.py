@@ -36,12 +36,16 @@ def run(args: argparse.Namespace) -> int:
     from hpcml.train import init
 
     comm = init()
-    found = statistics(open_all(args.shards, args.along, comm), comm, Shown())
+    opened = open_all(args.shards, args.along, comm)
+    found = statistics(opened, comm, Shown())
     with comm.together():
         if comm.rank == 0 and args.out:
             write_json(Path(args.out), found)
     if comm.rank == 0:
-        print(json.dumps(found, indent=1) if args.json else _table(found), flush=True)
+        print(
+            json.dumps(found, indent=1) if args.json else "\n".join([_table(found), *(f"note: {note}" for note in opened.notes)]),
+            flush=True,
+        )
     return 0
 
 

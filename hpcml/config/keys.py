@@ -32,6 +32,8 @@ class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     - features: one name, or a list of names whose numbers are joined into one flat row.
     - weights: one number a row by which its loss counts; left out, all count alike.
     - cf, fill: apply scale_factor, add_offset and _FillValue; fill values become `fill`, or are refused with their row.
+    - sparse, ragged: the data sets of rows of variable length, where their names are not the usual ones; pad_to: their length in memory.
+    - pad_with, truncate: what stands behind a ragged row; whether entries behind pad_to are left out instead of refused.
     - block: rows that stay together (0: chosen by the bytes of a row and the chunks); window: blocks mixed in memory.
     - memory: bytes that each virtual worker may hold, such as "2GB"; the window is made smaller to fit.
     - cache: decoded rows are kept after the first epoch, in each rank's "memory", or once for all ranks of a "node".
@@ -49,6 +51,11 @@ class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     weights: str = ""
     cf: bool = False
     fill: float | Literal[""] = ""
+    sparse: list[str] = []
+    ragged: list[str] = []
+    pad_to: int = 0
+    pad_with: float = 0.0
+    truncate: bool = False
     shuffle: Literal["none", "block", "window", "global"] = "window"
     block: int = 0
     window: int = 64

@@ -18,6 +18,7 @@ _RANGES = {
     "data.block": 0,
     "data.threads": 1,
     "data.window": 1,
+    "data.pad_to": 0,
     "sync.every": 1,
     "sync.warm_epochs": 0,
     "sync.outer_rate": 0,
@@ -175,6 +176,10 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f"model.outputs is {config.model.outputs}, but a transformer's outputs are its vocabulary; set model.vocabulary"
     if config.model.name == "transformer" and config.model.width % config.model.heads:
         yield f"model.width is {config.model.width}, which is no multiple of model.heads = {config.model.heads}"
+    if len(config.data.sparse) not in (0, 3):
+        yield f'data.sparse is {config.data.sparse}; name entries, columns and offsets, as in ["data", "indices", "indptr"]'
+    if len(config.data.ragged) not in (0, 2):
+        yield f'data.ragged is {config.data.ragged}; name entries and offsets, as in ["values", "offsets"]'
     if config.optimizer.nesterov and not config.optimizer.momentum:
         yield "optimizer.nesterov = true means nothing without optimizer.momentum; set both, or neither"
     momentum = config.sync.outer_momentum

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from hpcml.data.index import Shard
 from hpcml.data.shards import open_file
+from hpcml.data.variable import variable_groups
 from hpcml.errors import DataError, ShardError
 
 Shape = tuple[int, ...]
@@ -33,6 +34,7 @@ class Contents:
         attributes: "name@key" -> its value's repr, for files, groups and data sets; references to objects are left out.
         references: the attributes left out, "name@key".
         chunk: rows of the largest chunk of a row field, 0 where all lie in one piece.
+        variable: groups of rows of variable length, and the names of their data sets there; they are no row fields.
     """
 
     rows: int
@@ -41,6 +43,7 @@ class Contents:
     attributes: dict[str, str]
     references: tuple[str, ...]
     chunk: int = 0
+    variable: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def row_bytes(self) -> int:
@@ -89,11 +92,15 @@ def _read_contents(path: Path, file: Any, along: str | None, without: Collection
 
     found: dict[str, Any] = {}
     file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
+    variable = variable_groups(file)
+    held = {f"{group}/{name}".lstrip("/") for group, names in variable.items() for name in names}
+    found = {name: item for name, item in found.items() if name not in held}
     lengths = {name: int(item.shape[0]) for name, item in found.items() if item.shape}
     if along is not None and along.strip("/") not in lengths:
         raise ShardError(f"{path}: field {along!r} is absent or has no rows; the file has {', '.join(map(repr, found)) or '(nothing)'}")
     if not lengths:
-        raise ShardError(f"{path}: holds no data set with rows; it has {', '.join(map(repr, found)) or '(nothing)'}")
+        text = f"only rows of variable length ({', '.join(variable)})" if variable else "no data set with rows"
+        raise ShardError(f"{path}: holds {text}; it has {', '.join(map(repr, [*found, *sorted(held)])) or '(nothing)'}")
     rows = lengths[along.strip("/")] if along is not None else lengths.get("x") or _commonest(list(lengths.values()))
     fields = {
         name: (tuple(map(int, found[name].shape[1:])), found[name].dtype)
@@ -108,7 +115,7 @@ def _read_contents(path: Path, file: Any, along: str | None, without: Collection
     common = {name: _fingerprint(item) for name, item in sorted(found.items()) if name not in fields}
     attributes, references = _attributes(file)
     chunk = max((item.chunks[0] for name, item in found.items() if name in fields and item.chunks), default=0)
-    return Contents(rows, fields, common, attributes, references, int(chunk))
+    return Contents(rows, fields, common, attributes, references, int(chunk), variable)
 
 
 def _commonest(lengths: list[int]) -> int:
@@ -151,6 +158,9 @@ def _attributes(file: Any) -> tuple[dict[str, str], tuple[str, ...]]:
 
 def require_alike(path: Path, found: Contents, first_path: Path, first: Contents) -> None:
     """Raise ShardError unless two shards have the same fields and the same data sets without rows, naming what differs."""
+    if found.variable != first.variable:
+        ours, theirs = (sorted(one.variable) for one in (found, first))
+        raise ShardError(f"{path}: has rows of variable length in groups {ours}, {first_path} in {theirs}; write all shards alike")
     for name in sorted(set(found.fields) | set(first.fields)):
         if name not in found.fields or name not in first.fields:
             has, lacks = (path, first_path) if name in found.fields else (first_path, path)

@@ -16,6 +16,7 @@ from hpcml.data.index import Field, Index, Shard
 from hpcml.data.roads import Landing, within
 from hpcml.data.shards import find_shards, index_shards
 from hpcml.data.transforms import Pipeline
+from hpcml.data.variable import Packing
 from hpcml.errors import DataError, ShapeError
 
 __all__ = ["Lanes", "ShardedDataset", "open_shards"]
@@ -241,6 +242,7 @@ def open_shards(
     *,
     cf: bool = False,
     fill: float | None = None,
+    packing: Packing | None = None,
 ) -> ShardedDataset:
     """Find the shards of a pattern, check them all, and return them as one data set.
 
@@ -251,8 +253,9 @@ def open_shards(
         weights: the field with one number a row by which its loss counts, or None.
         cf: apply scale_factor, add_offset and _FillValue of the CF convention.
         fill: with cf, what fill values become; left out, they are NaN and refused with their row.
+        packing: how rows of variable length are held and become rows of one length.
 
     Raises:
         ShardError: for anything that `find_shards` or `index_shards` refuses.
     """
-    return ShardedDataset(index_shards(find_shards(pattern), features, target, weights, cf=cf, fill=fill))
+    return ShardedDataset(index_shards(find_shards(pattern), features, target, weights, cf=cf, fill=fill, packing=packing))

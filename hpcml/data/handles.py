@@ -21,7 +21,8 @@ from hpcml.data.chunks import Bands, Chunked, ChunkTable
 from hpcml.data.index import Field, Shard
 from hpcml.data.roads import Contiguous, Landing, Library, OpenFile, Scratch
 from hpcml.data.shards import find_dataset, open_file
-from hpcml.data.storage import CHUNKED, CONTIGUOUS, Stored, look, require_filters
+from hpcml.data.spread import Spread
+from hpcml.data.storage import CHUNKED, CONTIGUOUS, Stored, Variable, look, require_filters
 from hpcml.errors import ShardError
 
 OPEN_AT_ONCE = 160
@@ -30,7 +31,7 @@ OPEN_AT_ONCE = 160
 RECHECK_SECONDS = 1.0
 """How long an open file is trusted before its size and time are looked at again; a look costs a parallel file system about 1 ms."""
 
-Road = Contiguous | Chunked | Library | Checked
+Road = Contiguous | Chunked | Library | Spread | Checked
 Made = TypeVar("Made")
 
 
@@ -148,6 +149,8 @@ class Handles:
     def _make(self, held: _Shard, shard: Shard, field: Field) -> Road:
         """Make the road to a field, checked where a manifest knows its rows."""
         stored = dict(shard.fields).get(field.name) or look(Path(shard.path), held.dataset(shard.path, field.name))
+        if stored.variable is not None:
+            return self._spread(held, shard, field, stored, stored.variable)
         road = self._plain(held, shard, field, stored)
         if not stored.hashes:
             return road
@@ -157,8 +160,16 @@ class Handles:
         passed = self._passed.setdefault((shard.path, field.name), np.zeros(blocks, np.bool_))
         return Checked(road, bare, stored, field.name, field.shape, shard.rows, passed)
 
+    def _spread(self, held: _Shard, shard: Shard, field: Field, stored: Stored, variable: Variable) -> Spread:
+        """Make the road to rows of variable length, out of the roads to the data sets that hold them."""
+        inner = {
+            name: self._plain(held, shard, Field(name, field.shape[1:] if name == variable.values else (), part.dtype), part)
+            for name, part in stored.parts
+        }
+        return Spread(field, stored, variable, shard.rows, inner)
+
     def _plain(self, held: _Shard, shard: Shard, field: Field, stored: Stored) -> Contiguous | Chunked | Library:
-        """Make a road; HDF5 opens the file only where the road needs it."""
+        """Make the road to a data set whose rows have one length."""
         if stored.road not in (CONTIGUOUS, CHUNKED):
             dataset = held.dataset(shard.path, field.name)
             require_filters(Path(shard.path), dataset)
@@ -168,7 +179,7 @@ class Handles:
             return plain
         dataset = held.dataset(shard.path, field.name)
         with self._turn:
-            road = Chunked(plain, shard.rows, ChunkTable(dataset), self._bands, field.name)
+            road = Chunked(plain, int(dataset.shape[0]), ChunkTable(dataset), self._bands, field.name)
             if self._agrees(road, dataset):
                 return road
         return Library(dataset, held.hdf5, stored, self._count, self._turn)

@@ -16,6 +16,7 @@ from typing import Any
 from hpcml.data import storage
 from hpcml.data.contents import dtype_name
 from hpcml.data.shards import DTYPES, open_file
+from hpcml.data.variable import in_words, variable_groups
 from hpcml.errors import ShardError
 
 FILTERS = {
@@ -111,6 +112,22 @@ def look_into(path: Path) -> list[Looks]:
             return [_look(path, name, found[name]) for name in sorted(found)]
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise ShardError(f"{path}: its metadata is damaged; write or copy the file again ({error})") from error
+
+
+def look_for_variable(path: Path) -> list[str]:
+    """Return a sentence for each group of rows of variable length: what it holds, and by which keys it becomes features.
+
+    Raises:
+        ShardError: for a file that cannot be opened.
+    """
+    texts = []
+    with open_file(path) as file:
+        for name, names in variable_groups(file).items():
+            try:
+                texts.append(f"{name}: {in_words(path, file, name, names)}")
+            except ShardError as error:
+                texts.append(f"{name}: none of its rows can be used: {str(error).removeprefix(f'{path}: ')}")
+    return texts
 
 
 def _look(path: Path, name: str, item: Any) -> Looks:

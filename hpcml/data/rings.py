@@ -19,6 +19,7 @@ from hpcml.data.ledger import mix
 from hpcml.data.roads import SCATTER_BYTES
 from hpcml.data.rows import Filled, Rows, all_finite
 from hpcml.data.sampler import Sampler, Window
+from hpcml.data.sizing import file_row_bytes
 from hpcml.errors import DataError, ShardError
 
 PIECE_BYTES = 1 << 20
@@ -72,7 +73,8 @@ class Ring:
         self._slots = min(sampler.steps, 2 * -(-min(sampler.window_rows, total) // self._count) + 1 + ahead)
         self._memory = Rows.empty(dataset, self._slots * self._most, real)
         self._lanes = Lanes([(dataset.index.x, self._memory.x), (dataset.index.y, self._memory.y), (dataset.weights, self._memory.weights)])
-        self._piece = max(1, PIECE_BYTES // max(1, self._memory.x[:1].nbytes))
+        # Rows that are longer in memory than in the file would be read in pieces too short for a disk.
+        self._piece = max(1, PIECE_BYTES // max(1, min(self._memory.x[:1].nbytes, file_row_bytes(dataset.index))))
         if sampler.shuffle == "none":
             self._piece = max(1, min(self._piece, self._count))  # windows hold several batches: a failure should not cover them all
         self._flat = list(self._memory.x.reshape(len(self._memory.x), -1))

@@ -19,7 +19,7 @@ import os
 import re
 import resource
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import numpy as np
 
 from hpcml.data.index import Field, Index, Shard
 from hpcml.data.storage import Stored, external_folder, look
+from hpcml.data.variable import Packing, find_variable
 from hpcml.errors import ShardError
 
 DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
@@ -86,6 +87,7 @@ def index_shards(
     *,
     cf: bool = False,
     fill: float | None = None,
+    packing: Packing | None = None,
 ) -> Index:
     """Read the metadata of every shard and return it, or refuse the first shard that breaks the layout.
 
@@ -96,6 +98,7 @@ def index_shards(
         weights: the field with one number a row by which its loss counts, or None.
         cf: apply the attributes scale_factor, add_offset and _FillValue of the CF convention.
         fill: with cf, the number that takes the place of fill values; left out, they are NaN and refused with their row.
+        packing: how rows of variable length are held and become rows of one length.
 
     Raises:
         ShardError: naming the file, the field, what was expected, what was found, and what to do.
@@ -106,7 +109,7 @@ def index_shards(
     first: list[Field | None] = []
     shards = []
     for path in map(Path, paths):
-        found, shard = _inspect(path, wanted, Reading(cf, fill))
+        found, shard = _inspect(path, wanted, Reading(cf, fill, packing or Packing()))
         first = first or found
         for old, new in zip(first, found, strict=True):
             _agree(path, Path(paths[0]), old, new)
@@ -119,10 +122,11 @@ def index_shards(
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How numbers in the files become values: by the CF convention or as they are, and what fill values become."""
+    """How files become rows: by the CF convention or as they are, what fill values become, and rows of variable length."""
 
     cf: bool = False
     fill: float | None = None
+    packing: Packing = field(default_factory=Packing)
 
 
 def _names(field: str | Sequence[str] | None) -> list[str]:
@@ -235,13 +239,15 @@ def _field(path: Path, file: Any, name: str, reading: Reading) -> tuple[Field, i
     """Return the named field of an open file, its number of rows, and how it is stored."""
     import h5py
 
+    variable = find_variable(path, file, name, reading.packing, cf=reading.cf, instead=reading.fill) if name else None
+    if variable is not None:
+        shape, rows, stored = variable
+        return Field(name, shape, _supported(path, name, np.dtype(stored.dtype))), rows, stored
     item = find_dataset(path, file, name) if name.strip("/") else file
     if not isinstance(item, h5py.Dataset):
         what = "is a group" if isinstance(item, h5py.Group) else "is absent"
         raise ShardError(f"{path}: field {name!r} {what}; {_suggest(file, name)}")
-    dtype = item.dtype.newbyteorder("=").name if item.dtype.fields is None and item.dtype.subdtype is None else str(item.dtype)
-    if dtype not in DTYPES:
-        raise ShardError(f"{path}: field {name!r} has dtype {item.dtype}, expected one of {', '.join(DTYPES)}; write it as numbers")
+    dtype = _supported(path, name, item.dtype)
     if not item.shape:
         raise ShardError(f"{path}: field {name!r} has shape {item.shape}, expected rows on its first axis; write it as an array")
     if item.size == 0:
@@ -250,6 +256,14 @@ def _field(path: Path, file: Any, name: str, reading: Reading) -> tuple[Field, i
     if not stored.is_plain and np.dtype(dtype).kind != "f":
         dtype = "float64"  # scaled whole numbers, or ones that may be missing, are real
     return Field(name, tuple(map(int, item.shape[1:])), dtype), int(item.shape[0]), stored
+
+
+def _supported(path: Path, name: str, dtype: np.dtype[Any]) -> str:
+    """Return numpy's name of a dtype that a field may have, without its byte order, or refuse it."""
+    found = dtype.newbyteorder("=").name if dtype.fields is None and dtype.subdtype is None else str(dtype)
+    if found not in DTYPES:
+        raise ShardError(f"{path}: field {name!r} has dtype {dtype}, expected one of {', '.join(DTYPES)}; write it as numbers")
+    return found
 
 
 def _suggest(file: Any, name: str) -> str:

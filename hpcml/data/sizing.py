@@ -48,13 +48,23 @@ def chunk_rows(index: Index) -> int:
     return max(set(rows), key=rows.count)
 
 
+def file_row_bytes(index: Index) -> int:
+    """Return the bytes that a row of the features takes in the files, 1 or more: of rows of variable length, on average."""
+    total = 0.0
+    for part in index.x.stored:
+        held = [stored for shard in index.shards for name, stored in shard.fields if name == part.name]
+        is_variable = bool(held) and held[0].variable is not None
+        total += sum(stored.nbytes for stored in held) / index.rows if is_variable else part.nbytes
+    return max(1, int(total))
+
+
 def choose_block(index: Index) -> int:
     """Return the rows of a block: enough for one good read, whole chunks, and not so many that few blocks are left to mix.
 
     Data of up to 4096 * 64 rows keep blocks of 32 rows, unless their chunks are longer.
     """
-    block = LEAST_BLOCK
-    while 2 * block * index.x.nbytes <= READ_BYTES and 2 * block * LEAST_BLOCKS <= index.rows:
+    block, row = LEAST_BLOCK, file_row_bytes(index)
+    while 2 * block * row <= READ_BYTES and 2 * block * LEAST_BLOCKS <= index.rows:
         block *= 2
     chunk = chunk_rows(index)
     return -(-block // chunk) * chunk

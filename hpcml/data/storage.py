@@ -3,7 +3,8 @@
 Roads, the fastest first:
 - "contiguous": positioned reads (preadv) straight into the caller's memory, without HDF5;
 - "chunked": raw chunks by positioned reads, decoded outside HDF5's lock by `codecs`;
-- "library": h5py's own pipeline, one thread at a time, for everything else that HDF5 can read.
+- "library": h5py's own pipeline, one thread at a time, for everything else that HDF5 can read;
+- "spread": values by one of the roads above, spread over rows of equal length as offsets (and column numbers) say.
 A road that leaves HDF5 out is taken only where its first row (or chunk) has the bytes that h5py gives.
 """
 
@@ -20,8 +21,8 @@ import numpy as np
 from hpcml.data import codecs
 from hpcml.errors import ShardError
 
-CONTIGUOUS, CHUNKED, LIBRARY = ROADS = ("contiguous", "chunked", "library")
-"""The three roads."""
+CONTIGUOUS, CHUNKED, LIBRARY, SPREAD = ROADS = ("contiguous", "chunked", "library", "spread")
+"""The four roads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,29 @@ class Source:
     path: str
     size: int
     mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """Rows of variable length, and how they become rows of `columns` entries: each entry a number, or a row of what holds the values.
+
+    Args:
+        show: "values"; "length" (entries of a row, one number); "mask" (1 where a row has an entry, 0 behind them).
+        columns: entries of a row in memory; for "length", the most that are counted, 0 for all.
+        values: name of the data set of all rows' entries, one row after the other.
+        offsets: name of the data set where each row begins, and at last where the last one ends.
+        indices: name of the data set of the entries' columns (CSR); "" where entries follow one another.
+        pad: what stands where a row has no entry.
+        truncate: leave out the entries behind `columns`; else a longer row is refused.
+    """
+
+    show: str
+    columns: int
+    values: str
+    offsets: str
+    indices: str = ""
+    pad: float = 0.0
+    truncate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +76,8 @@ class Stored:
         instead: what such a number becomes; None is NaN, which is refused with its row.
         block: rows of which a manifest has one checksum; 0 where there is none.
         hashes: these checksums, 16 hexadecimal digits each, one after the other.
+        variable: how rows of variable length become rows of one; None where they have one.
+        parts: then (name, how it is stored) of each data set that holds them.
     """
 
     road: str
@@ -68,6 +94,8 @@ class Stored:
     instead: float | None = None
     block: int = 0
     hashes: str = ""
+    variable: Variable | None = None
+    parts: tuple[tuple[str, Stored], ...] = ()
 
     @property
     def chunk_rows(self) -> int:
@@ -84,7 +112,10 @@ class Stored:
         """Return what `dataclasses.asdict` took apart and JSON carried."""
         filters = tuple((int(code), tuple(values)) for code, values in plain["filters"])
         sources = tuple(Source(**source) for source in plain["sources"])
-        return cls(**{**plain, "chunk": tuple(plain["chunk"]), "filters": filters, "sources": sources})
+        variable = None if plain["variable"] is None else Variable(**plain["variable"])
+        parts = tuple((name, cls.from_plain(part)) for name, part in plain["parts"])
+        made = {"chunk": tuple(plain["chunk"]), "filters": filters, "sources": sources, "variable": variable, "parts": parts}
+        return cls(**{**plain, **made})
 
 
 def look(path: Path, dataset: Any, cf: bool = False, instead: float | None = None) -> Stored:

@@ -16,7 +16,11 @@ from hpcml.data.contents import Contents, read_contents, read_rows, require_alik
 from hpcml.data.manifest import block_of, file_sha256, row_blocks
 from hpcml.data.rowsum import RowSum
 from hpcml.data.shards import open_file
+from hpcml.data.variable import check_offsets
 from hpcml.errors import DataError, ShardError
+
+ENTRIES = 1 << 20
+"""Entries of rows of variable length that are read at once."""
 
 NAMED = 3
 """Rows or spans that a sentence names; it counts the others."""
@@ -86,6 +90,7 @@ def check_file(
             if one.name not in contents.fields
         ]
         _check_rows(path, contents, known, ranges, allow_nan, findings)
+        _check_variable(path, contents, allow_nan, findings)
         if known is not None:
             _check_bytes(path, known, findings)
     except DataError as error:
@@ -123,6 +128,29 @@ def _check_rows(
         findings.entry = {"bytes": path.stat().st_size, "sha256": "", **total.plain(), **entry}
     if whole and known is not None:
         _compare(path, contents, findings.entry or {}, known, findings)
+
+
+def _check_variable(path: Path, contents: Contents, allow_nan: bool, findings: Findings) -> None:
+    """Read every entry of rows of variable length; note offsets that cannot be, and entries that cannot be read or are not finite."""
+    with open_file(path) as file:
+        for name, held in contents.variable.items():
+            group, where = file[name], f"{path}: field {name!r}"
+            try:
+                rows, _, _ = check_offsets(where, group[held[-1]], group[held[0]])
+                if rows != contents.rows:
+                    findings.problems.append(f"{where} has {rows} rows, the file's other fields {contents.rows}")
+            except ShardError as error:
+                findings.problems.append(str(error))
+            for one in held[:-1]:
+                whole = f"{name}/{one}".lstrip("/")
+                for start in range(0, len(group[one]), ENTRIES):
+                    stop = min(start + ENTRIES, len(group[one]))
+                    try:
+                        bad = _bad_rows(whole, read_rows(file, path, whole, start, stop), (), allow_nan)
+                    except ShardError:
+                        findings.problems += _unreadable(file, path, whole, start, stop)
+                        continue
+                    findings.problems += [f"{path}: field {whole!r} {what} in {_name_rows((at + start).tolist())}" for what, at in bad]
 
 
 def _bad_rows(name: str, values: np.ndarray, ranges: Sequence[Range], allow_nan: bool) -> list[tuple[str, np.ndarray]]:

@@ -75,6 +75,7 @@ def _look(paths: Sequence[Path], along: str | None) -> dict[str, Any]:
     }
     first = found[paths[0]]
     shards, notes = [], [f"attribute {name!r} points to objects and is left out" for name in first.references]
+    notes += [f"{name!r} holds rows of variable length ({', '.join(held)}), which are left out" for name, held in first.variable.items()]
     for path, contents in found.items():
         status = path.stat()
         require_alike(path, contents, paths[0], first)

@@ -170,6 +170,10 @@ def _rewrite(
     progress: Progress,
 ) -> Made:
     """Write new row i from old row order[i], prove it, and give the files their names."""
+    if opened.contents.variable:
+        names = ", ".join(map(repr, opened.contents.variable))
+        text = f"{opened.paths[0]}: {names} holds rows of variable length, which are trained on as they are but not written anew"
+        raise _everywhere(DataError(f"{text}; leave the files as they are, or write them without it"))
     journal = Journal(goal, {**told, "inputs": opened.identity(), **wish.plain()})
     spans = {output.name: output for output in outputs}
     if begin(journal, list(spans), comm):
