@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from typing import Any
 
 import numpy as np
 
@@ -69,8 +70,14 @@ class Communicator(ABC):
         raise CommError(f"{type(self).__name__} carries no letters; asynchronous training needs one over MPI, or a simulated one")
 
     def all_reduce(self, x: Array, op: Op = Op.SUM) -> None:
-        """Overwrite x, on every rank, with the element-wise op of all ranks' x; the same bits on all, since IEEE addition commutes."""
+        """Overwrite x, on every rank, with the element-wise op of all ranks' x; the same bits on all, since IEEE addition commutes.
+
+        16-bit floats are summed in float32 and rounded once.
+        """
         flat = flatten(x)
+        if is_short(x.dtype):
+            reduce_wide(self, flat, op)
+            return
         scratch = namespace(x).empty_like(flat)
         combine = getattr(namespace(x), op.value)
         for t in recursive_doubling(self.rank, self.size, flat.size):
@@ -214,6 +221,18 @@ class Communicator(ABC):
     def abort(self, code: int = 1) -> None:
         """End every process of the world at once with this exit code."""
         raise SystemExit(code)
+
+
+def is_short(dtype: Any) -> bool:
+    """Return whether a dtype is a 16-bit float, whose sums over many ranks lose most of their digits."""
+    return str(dtype) in ("float16", "bfloat16")
+
+
+def reduce_wide(comm: Communicator, x: Array, op: Op) -> None:
+    """Overwrite an array of 16-bit floats with the op of all ranks' x, computed in float32 and rounded once; costs twice the bytes."""
+    wide = x.astype(np.float32)
+    comm.all_reduce(wide, op)
+    x[...] = wide
 
 
 def everywhere(error: HpcmlError) -> HpcmlError:

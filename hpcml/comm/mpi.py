@@ -16,17 +16,18 @@ import numpy as np
 from hpcml.arrays import Array, aligned, namespace, on_device
 from hpcml.arrays.pinned import settle
 from hpcml.comm import node
-from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows
+from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows, is_short, reduce_wide
 from hpcml.comm.mail import Mail, MpiMail
-from hpcml.comm.staging import Staging, is_short, reduce_wide
+from hpcml.comm.staging import Staging
 from hpcml.errors import CommError
 
 CHUNK = 1 << 27
 """Elements in one call to the library: below every library's 2^31 limits on counts and on bytes."""
 
 
-PAUSE = 50e-6
-"""Seconds between two looks of a patient communicator: short against the time of a bucket, long against that of a look."""
+PAUSES = 50e-6, 400e-6
+"""Seconds between two looks of a patient communicator: the first short against the time of a bucket on a fast network, and longer
+ones, up to the last, for whoever waits on: each look takes the core and the interpreter from the thread that computes."""
 
 
 class MpiCommunicator(Communicator):
@@ -69,10 +70,10 @@ class MpiCommunicator(Communicator):
     def all_reduce(self, x: Array, op: Op = Op.SUM) -> None:
         """Overwrite x with the element-wise op of all ranks' x, by the library's all-reduce where it knows the dtype."""
         flat = flatten(x)
-        if is_short(x.dtype) and on_device(x):
+        if is_short(x.dtype):
             reduce_wide(self, flat, op)
             return
-        if x.dtype.kind not in "iuf" or x.dtype == np.float16:
+        if x.dtype.kind not in "iuf":
             super().all_reduce(x, op)  # no MPI type adds these as numpy does
             return
         if self._must_stage(flat):
@@ -146,7 +147,7 @@ class MpiCommunicator(Communicator):
         while not self._leaving.Test():
             if time.monotonic() > end:
                 return False
-            time.sleep(PAUSE)
+            time.sleep(PAUSES[0])
         return True
 
     def _complete(self, requests: list[Any], statuses: list[Any] | None = None) -> None:
@@ -154,8 +155,10 @@ class MpiCommunicator(Communicator):
         if not self.patient:
             self._mpi.Request.Waitall(requests, statuses)
             return
+        pause, longest = PAUSES
         while not self._mpi.Request.Testall(requests, statuses):
-            time.sleep(PAUSE)
+            time.sleep(pause)
+            pause = min(1.25 * pause, longest)
 
     def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
         """Return one block of memory a rank in an MPI-3 window; None, with a note, where the node has no room for it."""

@@ -14,8 +14,7 @@ import numpy as np
 
 from hpcml.arrays import Array, on_device
 from hpcml.comm.around import Around
-from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows
-from hpcml.comm.staging import is_short, reduce_wide
+from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows, is_short, reduce_wide
 from hpcml.errors import DeviceError
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -122,15 +122,3 @@ def cut(x: Array, nbytes: int) -> list[Array]:
     """Return the bytes of a contiguous array in pieces of nbytes, at least one: how many depends on its own size alone."""
     raw = flatten(x).view(np.uint8)
     return [raw[start : start + nbytes] for start in range(0, max(raw.size, 1), nbytes)]
-
-
-def is_short(dtype: Any) -> bool:
-    """Return whether a dtype is a 16-bit float, whose sums over many ranks lose most of their digits."""
-    return str(dtype) in ("float16", "bfloat16")
-
-
-def reduce_wide(comm: Communicator, x: Array, op: Op) -> None:
-    """Overwrite an array of 16-bit floats with the op of all ranks' x, computed in float32 and rounded once; costs twice the bytes."""
-    wide = x.astype(np.float32)
-    comm.all_reduce(wide, op)
-    x[...] = wide

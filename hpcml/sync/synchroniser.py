@@ -24,8 +24,9 @@ from hpcml.sync.reducers import Part, Reducer, RoadSum, TreeSum
 
 Arrays = dict[str, Array]
 
-BUCKET = 4 << 20
-"""Bytes of a bucket that travels between nodes while backward goes on: long enough for a link's full speed, yet soon whole."""
+BUCKET, BUCKETS = 1 << 20, 16
+"""Least bytes of a bucket that travels between nodes while backward goes on, enough for a link's full speed; and about how many
+there are of a large gradient: what backward cannot hide is about one bucket."""
 
 
 class Synchroniser(Protocol):
@@ -132,7 +133,7 @@ class ExactTree:
         xp = namespace(arena.data)
         if xp is not np:
             return TreeSum(nodes.order, workers, arena.n, len(Tail), arena.dtype, xp)
-        cut = arena.buckets(BUCKET)
+        cut = arena.buckets(max(BUCKET, arena.n * arena.dtype.itemsize // BUCKETS))
         try:
             return NodeSum(nodes, workers, arena.n, len(Tail), arena.dtype, vectors, cut)
         except MemoryError:  # nodes.note says why, and the run tells it once
