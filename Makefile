@@ -37,7 +37,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
+<<<<<<< HEAD
 .PHONY: help install demo test test-single test-gpu check bench bench-collectives bench-loading bench-gpu compare-strategies data-text clean
+=======
+.PHONY: help install demo test test-single test-gpu test-huge check bench bench-collectives bench-loading bench-gpu data-text clean
+>>>>>>> f125e1f (A layer announces its gradients before it makes the input's slope; buckets close when full; vectors beyond 2^31 elements are tested by make test-huge)
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub(/%/, "N", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,7 +80,10 @@ test-single: $(VENV)/.done ## the part of the suite that one process runs
 	$(PYTHON) -m pytest -m "not mpi and not gpu" </dev/null
 
 test-%: $(VENV)/.done ## the part of the suite that runs on every rank, on that many ranks
-	$(PYTHON) -m tests.mpirun $* $(SECONDS_A_WORLD) pytest -m "mpi and not gpu" -p no:cacheprovider
+	$(PYTHON) -m tests.mpirun $* $(SECONDS_A_WORLD) pytest -m "mpi and not gpu and not huge" -p no:cacheprovider
+
+test-huge: $(VENV)/.done ## vectors of more than 2^31 elements between two ranks; takes 10 GB of memory and a minute
+	$(PYTHON) -m tests.mpirun 2 $(SECONDS_A_WORLD) pytest -m huge -p no:cacheprovider
 
 test-gpu: $(VENV)/.$(CUDA) ## the suite on CuPy arrays (CUDA=cuda12 or cuda13); fails where there is no GPU
 	@$(PYTHON) -c 'import cupy; cupy.zeros(1)' || { echo "make test-gpu: no usable GPU on this machine; nothing was tested" >&2; exit 1; }

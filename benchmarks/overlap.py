@@ -1,6 +1,6 @@
 """How much of the exchange between hosts hides behind backward: compute alone, exchange alone, and the step that does both.
 
-    mpirun -n 2 python benchmarks/overlap.py [--rows 512] [--sizes 784,1024,1024,10]      one rank a host
+    mpirun -n 2 python benchmarks/overlap.py [--rows 640] [--sizes 512,512,...,10]      one rank a host
 
 Prints the median seconds of each and longer / step (1 is perfect), and keeps them in benchmarks/results/overlap.json.
 """
@@ -62,8 +62,8 @@ def main() -> int:
     """Measure in turn and report on rank 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--sizes", default="784,1024,1024,10")
-    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--sizes", default="512,512,512,512,512,512,512,512,512,512,512,512,10")
+    parser.add_argument("--rows", type=int, default=640)
     args = parser.parse_args()
     comm = hpcml.init()
     fix_blas_threads(comm.size, exact=True)

@@ -161,16 +161,15 @@ class Arena:
         """Cut the parameters into runs of about nbytes, last layers first: the order in which backward completes them.
 
         Returns:
-            Consecutive spans, from the end of the vector to its start; a parameter larger than nbytes stands alone.
+            Consecutive spans, from the end of the vector to its start, each as soon as it has nbytes.
         """
         cut: list[slice] = []
-        stop = start = self.n
+        stop = self.n
         for p in reversed(list(self)):
-            if start < stop and (stop - p.span.start) * self.dtype.itemsize > nbytes:
-                cut.append(slice(start, stop))
-                stop = start
-            start = p.span.start
-        return [*cut, slice(start, stop)] if stop > start else cut
+            if (stop - p.span.start) * self.dtype.itemsize >= nbytes:
+                cut.append(slice(p.span.start, stop))
+                stop = p.span.start
+        return [*cut, slice(0, stop)] if stop else cut
 
     def layout(self) -> list[tuple[str, tuple[int, ...]]]:
         """Return (name, shape) of each parameter, in order."""

@@ -115,7 +115,7 @@ class _Lane:
         self.root = next(iter(self._partial.values()))
         active = nodes.inside.rank < nodes.lanes
         self._cross: Crossing | None = crossing(nodes.across, runs, length + tail, dtype, np) if active else None
-        self.tail = nodes.share([(tail,)] + [(0,)] * (nodes.inside.size - 1), dtype)[0]
+        self.tail = nodes.share([(tail,)] + [(0,)] * (nodes.inside.size - 1), dtype)[0] if tail else np.zeros(0, dtype)
 
     def cross(self) -> None:
         """Add over the nodes; lane 0 leaves the tail where ranks without a lane read it."""

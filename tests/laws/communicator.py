@@ -40,6 +40,15 @@ class CommunicatorLaws:
 
         on_every_rank(program)
 
+    def test_small_numbers_are_not_lost_beside_large_ones_of_sixteen_bits(self, on_every_rank):
+        def program(world):
+            comm = self.make(world)
+            x = np.array([2048 if comm.rank == 0 else 1], np.float16)
+            comm.all_reduce(x)
+            assert x[0] == np.float16(2048 + comm.size - 1)
+
+        on_every_rank(program)
+
     def test_all_reduce_leaves_the_same_bits_on_all_ranks(self, on_every_rank):
         def program(world):
             comm = self.make(world)

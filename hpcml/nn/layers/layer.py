@@ -83,6 +83,9 @@ class Layer(ABC):
     needs_input_slope: bool = True
     """False for the first layer with parameters: nobody reads what its backward would return."""
 
+    finishes: bool = False
+    """Whether backward itself calls context.finish(self), as soon as its gradients are written and before it makes the input's slope."""
+
     def __init__(self) -> None:
         """Make an unbuilt layer with an empty workspace."""
         self.parameters: dict[str, Parameter] = {}
