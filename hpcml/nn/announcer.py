@@ -30,17 +30,22 @@ class Announcer:
                 if not p.running:
                     self._users[self._number[p.name]] += 1
         self._left = list(self._users)
+        self._finished: set[int] = set()
         self._next, self._edge = len(self._users) - 1, arena.n
         self._ready: Ready | None = None
 
     def begin(self, ready: Ready) -> None:
         """Start a pass: running statistics are final already, forward wrote them."""
         self._left[:] = self._users
+        self._finished.clear()
         self._next, self._edge, self._ready = len(self._users) - 1, self._arena.n, ready
         self._advance()
 
     def finish(self, layer: Layer) -> None:
-        """Take note that this layer's gradients are written; tell every span that is final by now."""
+        """Take note that this layer's gradients are written; tell every span that is final by now. A second time changes nothing."""
+        if id(layer) in self._finished:
+            return
+        self._finished.add(id(layer))
         for p in layer.parameters.values():
             if p.running:
                 continue

@@ -39,8 +39,7 @@ def backward_chain(layers: Sequence[Layer], slope: Array) -> Array:
     """Return the slope of the input, last layer first; each layer is finished as soon as its backward is done."""
     for layer in reversed(layers):
         slope = layer.backward(slope)
-        if not layer.finishes:
-            layer.context.finish(layer)
+        layer.context.finish(layer)
     return slope
 
 

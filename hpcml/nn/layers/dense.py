@@ -10,8 +10,6 @@ from hpcml.nn.layers.layer import Built, Init, Layer, Shape, he_normal, zeros
 class Dense(Layer):
     """Multiply rows by a weight matrix and add a bias: (B, d) -> (B, k), or each position of (B, T, d) -> (B, T, k)."""
 
-    finishes = True
-
     def __init__(self, outputs: int, init: Init = he_normal, *, positions: bool = False) -> None:
         """Make a layer of k = `outputs` columns; `init` gives the first weights, the bias starts at zero.
 
@@ -44,7 +42,7 @@ class Dense(Layer):
         weight, bias = self.parameters["weight"], self.parameters["bias"]
         xp.matmul(self._x.T, flat, out=weight.grad)
         xp.sum(flat, axis=0, out=bias.grad)
-        self.context.finish(self)
+        self.context.finish(self)  # before the input's slope, which takes as long again: the gradients may leave meanwhile
         if not self.needs_input_slope:
             return slope
         back = self.take("back", self._x.shape, slope)

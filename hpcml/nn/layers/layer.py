@@ -2,7 +2,8 @@
 
 A user's own layer subclasses Layer, says its output shape and parameters in `build`, and writes two methods.
 Layers read ``self.context`` (training or evaluation, and seeded random numbers by ``self.random``); a composite holds others in
-``children`` and says ``self.context.finish(child)`` after each child's backward.
+``children`` and says ``self.context.finish(child)`` after each child's backward;
+a layer may say it of itself earlier, as soon as its gradients are written.
 Letters: B rows; a shape is that of one row.
 """
 
@@ -82,9 +83,6 @@ class Layer(ABC):
 
     needs_input_slope: bool = True
     """False for the first layer with parameters: nobody reads what its backward would return."""
-
-    finishes: bool = False
-    """Whether backward itself calls context.finish(self), as soon as its gradients are written and before it makes the input's slope."""
 
     def __init__(self) -> None:
         """Make an unbuilt layer with an empty workspace."""
