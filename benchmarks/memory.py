@@ -59,16 +59,16 @@ def measure(args: argparse.Namespace) -> int:
     import numpy as np
 
     import hpcml
-    from hpcml.bench.step import make_shard, mlp_step
+    from hpcml.bench.step import make_shard, training_step
 
     comm = hpcml.init()
     sizes = [784, *(int(size) for size in args.hidden.split(",")), 10]
     shard = Path(args.folder) / "rows.h5"
     if comm.rank == 0:
-        make_shard(shard, 8 * comm.size, sizes[0], sizes[-1])
+        make_shard(shard, 8 * comm.size, (sizes[0],), sizes[-1])
     comm.barrier()
     before = np.array([pss()], np.int64)
-    run = mlp_step(comm, shard, sizes, 8 * comm.size, hpcml.EveryStep())
+    run = training_step(comm, shard, hpcml.nn.mlp(sizes), 8 * comm.size, hpcml.EveryStep())
     for _ in range(2):
         run()
     comm.barrier()

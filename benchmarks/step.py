@@ -1,14 +1,15 @@
-"""A training step of an MLP on two ranks: hpcml's roads, and PyTorch DDP with Gloo where PyTorch is installed, interleaved.
+"""A training step on two ranks: hpcml's roads, and PyTorch DDP with Gloo where PyTorch is installed, interleaved; and on one rank alone.
 
-    python benchmarks/step.py [--ranks 2] [--rounds 9] [--sizes 784,1024,1024,10] [--rows 128]
+    python benchmarks/step.py [--workload mlp | cnn] [--ranks 2] [--rounds 9] [--rows 128]
 
-Prints a row a contestant and keeps them in benchmarks/results/step.json. Each rank has one BLAS thread.
+Prints a row a contestant, with the memory that a step of one process needs beside hpcml's and PyTorch's, and keeps them in
+benchmarks/results/. Each rank has one BLAS thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import dataclasses
 import json
 import os
 import platform
@@ -20,40 +21,47 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from workloads import CLASSES, WORKLOADS
+
 ALONE = "hpcml exact, one rank"
-RESULTS = Path(__file__).parent / "results" / "step.json"
+RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
-    """Start the ranks, or be one."""
+    """Start the ranks, or be one, or be the process whose memory is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", choices=WORKLOADS, default="mlp")
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--repeats", type=int, default=10, help="steps in a round")
-    parser.add_argument("--sizes", default="784,1024,1024,10")
-    parser.add_argument("--rows", type=int, default=128, help="rows of the batch for each rank")
+    parser.add_argument("--rows", type=int, help="rows of the batch for each rank; left out, the workload's own")
     parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.rows = args.rows or WORKLOADS[args.workload].rows
+    work = dataclasses.replace(WORKLOADS[args.workload], rows=args.rows)
+    if args.memory_of is not None:
+        return tell_memory(args.memory_of, work, Path(args.folder))
     if args.folder:
-        return measure(args)
+        return measure(args, work)
     mpirun = Path(sys.executable).with_name("mpirun")
     with tempfile.TemporaryDirectory() as folder:
         command = [str(mpirun) if mpirun.exists() else "mpirun", "-n", str(args.ranks), sys.executable, *sys.argv, "--folder", folder]
         return subprocess.run(command, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
 
 
-def measure(args: argparse.Namespace) -> int:
+def measure(args: argparse.Namespace, work) -> int:
     """Measure all contestants in turn, round after round, and report on rank 0."""
     import hpcml
     from hpcml.bench.step import make_shard, slowest_seconds
 
     comm = hpcml.init()
-    sizes, batch = [int(size) for size in args.sizes.split(",")], args.rows * comm.size
+    batch = args.rows * comm.size
     shard = Path(args.folder) / "rows.h5"
     if comm.rank == 0:
-        make_shard(shard, batch, sizes[0], sizes[-1])
+        make_shard(shard, batch, work.shape, CLASSES)
     comm.barrier()
-    runs = contestants(comm, shard, sizes, batch)
+    runs = contestants(comm, shard, work, batch)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(args.rounds + 1):
         for name, run in runs.items():
@@ -66,49 +74,57 @@ def measure(args: argparse.Namespace) -> int:
     return 0
 
 
-def contestants(comm, shard: Path, sizes: list[int], batch: int) -> dict[str, Callable[[], None]]:
+def contestants(comm, shard: Path, work, batch: int) -> dict[str, Callable[[], None]]:
     """Return a step function for each contestant that can be had here."""
     import hpcml
-    from hpcml.bench.step import mlp_step
+    from hpcml.bench.step import training_step
 
     ways = {"exact": hpcml.EveryStep(), **{f"fast {name}": hpcml.EveryStep(way) for name, way in hpcml.SUMS.items() if not way.exact}}
     ways["local steps, every 8"] = hpcml.LocalSteps(every=8)
-    runs = {f"hpcml {name}": mlp_step(comm, shard, sizes, batch, sync) for name, sync in ways.items()}
-    runs[ALONE] = alone(comm, shard, sizes, batch // comm.size)
+    if work.shape != WORKLOADS["mlp"].shape:  # the roads differ by the bytes of a gradient: the other workloads take one of each kind
+        ways = {name: ways[name] for name in ("exact", "fast all-reduce")}
+    runs = {f"hpcml {name}": training_step(comm, shard, work.hpcml(), batch, sync) for name, sync in ways.items()}
+    runs[ALONE] = on_first(comm, lambda: hpcml_alone(shard, work, batch // comm.size))
     try:
         import torch  # noqa: F401
     except ImportError:
         if comm.rank == 0:
             print("PyTorch is not installed: no row for it (pip install torch)", flush=True)
         return runs
-    return runs | {"torch DDP gloo": torch_step(comm, sizes, batch // comm.size)}
-
-
-def alone(comm, shard: Path, sizes: list[int], rows: int) -> Callable[[], None]:
-    """Return the exact step of rank 0 by itself on its rows while the others wait: what parallel efficiency is measured against."""
-    import hpcml
-    from hpcml.bench.step import mlp_step
-    from hpcml.comm.alone import Alone
-
-    if comm.rank:
-        return lambda: None
-    return mlp_step(Alone(), shard, sizes, rows, hpcml.EveryStep())
-
-
-def torch_step(comm, sizes: list[int], rows: int) -> Callable[[], None]:
-    """Return PyTorch's step: the same MLP and optimizer, DistributedDataParallel over Gloo."""
-    import torch
     import torch.distributed as dist
 
-    torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29517", RANK=str(comm.rank), WORLD_SIZE=str(comm.size))
     dist.init_process_group("gloo")
-    layers: list[torch.nn.Module] = []
-    for inputs, outputs in itertools.pairwise(sizes):
-        layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
-    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Sequential(*layers[:-1]))
+    for kind in work.formats:
+        runs[f"torch DDP gloo{kind}"] = torch_step(work, kind, ddp=True)
+        runs[f"torch{kind}, one rank"] = on_first(comm, lambda kind=kind: torch_step(work, kind))
+    return runs
+
+
+def on_first(comm, make: Callable[[], Callable[[], None]]) -> Callable[[], None]:
+    """Return rank 0's step by itself while the others wait: what parallel efficiency is measured against."""
+    return (lambda: None) if comm.rank else make()
+
+
+def hpcml_alone(shard: Path, work, rows: int) -> Callable[[], None]:
+    """Return the exact step of one process by itself."""
+    import hpcml
+    from hpcml.bench.step import training_step
+    from hpcml.comm.alone import Alone
+
+    return training_step(Alone(), shard, work.hpcml(), rows, hpcml.EveryStep())
+
+
+def torch_step(work, kind: str, ddp: bool = False) -> Callable[[], None]:
+    """Return PyTorch's step: the same model and optimizer, and with `ddp` DistributedDataParallel."""
+    import torch
+
+    torch.set_num_threads(1)
+    model, x = work.torch(kind)
+    if ddp:
+        model = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    x, y = torch.rand(rows, sizes[0]), torch.randint(0, sizes[-1], (rows,))
+    y = torch.randint(0, CLASSES, (len(x),))
 
     def step() -> None:
         optimizer.zero_grad()
@@ -118,23 +134,73 @@ def torch_step(comm, sizes: list[int], rows: int) -> Callable[[], None]:
     return step
 
 
+def tell_memory(who: str, work, folder: Path) -> int:
+    """Print by how many bytes the largest size of this process grows over the first steps of one contestant."""
+    from hpcml.bench.step import make_shard
+
+    if who == "hpcml":
+        shard = folder / f"memory-{os.getpid()}.h5"
+        make_shard(shard, work.rows, work.shape, CLASSES)
+        hpcml_alone(shard, dataclasses.replace(work, rows=1), 1)()  # what is imported late is there now
+        before = forget_peak()
+        step = hpcml_alone(shard, work, work.rows)
+    else:
+        kind = who.removeprefix("torch")
+        torch_step(dataclasses.replace(work, rows=1), kind)()
+        before = forget_peak()
+        step = torch_step(work, kind)
+    for _ in range(3):
+        step()
+    print(peak() - before)
+    return 0
+
+
+def forget_peak() -> int:
+    """Let the peak of this process's memory start anew, and return it; bytes."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak()
+
+
+def peak() -> int:
+    """Return the largest size that this process has had in memory; bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def memory_of(args: argparse.Namespace, name: str) -> int | None:
+    """Return the bytes that a contestant's step needs, measured in a process of its own; None where only the ranks together have it."""
+    if not name.endswith("one rank"):
+        return None
+    who = "hpcml" if name == ALONE else name.removesuffix(", one rank")
+    words = ["--workload", args.workload, "--rows", str(args.rows), "--folder", args.folder, "--memory-of", who]
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("PMI", "MPI", "HYDRA"))}
+    done = subprocess.run([sys.executable, __file__, *words], env=env, check=True, capture_output=True, text=True)
+    return int(done.stdout.split()[-1])
+
+
 def report(args: argparse.Namespace, medians: dict[str, float], batch: int, seconds: dict[str, list[float]]) -> None:
     """Print the rows and keep them with host and versions."""
     from hpcml.train.conditions import conditions, versions
 
     rows = []
-    base = medians.get("torch DDP gloo")
-    print(f"MLP {args.sizes}, {args.rows} rows a rank, {args.ranks} ranks, median of {args.rounds} rounds")
+    bases = [name for name in medians if name.startswith("torch")]
+    print(f"{args.workload}, {args.rows} rows a rank, {args.ranks} ranks, median of {args.rounds} rounds")
     for name, median in medians.items():
-        mine = batch // args.ranks if name == ALONE else batch
-        ratio = base / median * mine / batch if base else None
-        rows.append({"contestant": name, "seconds": median, "rounds": seconds[name], "rows_per_second": mine / median, "over_torch": ratio})
-        print(f"{name:28} {median * 1e3:8.2f} ms  {mine / median:10,.0f} rows/s" + (f"  {ratio:5.2f} x torch" if ratio else ""), flush=True)
+        alone = name.endswith("one rank")
+        mine = args.rows if alone else batch
+        ratios = {base: medians[base] / median for base in bases if base.endswith("one rank") == alone}
+        memory = memory_of(args, name)
+        row = {"contestant": name, "seconds": median, "rounds": seconds[name], "rows_per_second": mine / median, "over": ratios}
+        rows.append(row | {"bytes": memory})
+        told = "".join(f"  {ratio:5.2f} x {base}" for base, ratio in ratios.items() if not name.startswith("torch"))
+        told += "" if memory is None else f"  {memory / 1e6:5.0f} MB"
+        print(f"{name:28} {median * 1e3:8.2f} ms  {mine / median:10,.0f} rows/s{told}", flush=True)
     print(f"parallel efficiency of {args.ranks} ranks: {medians[ALONE] / medians['hpcml exact']:.2f}", flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True)
     kept = {"date": time.strftime("%Y-%m-%d"), "arguments": vars(args) | {"folder": None}, "rows": rows}
     kept |= {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "conditions": conditions(), "versions": versions()}
-    RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
+    name = "step.json" if args.workload == "mlp" else f"step-{args.workload}.json"
+    (RESULTS / name).write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,33 +11,31 @@ import numpy as np
 from hpcml.arrays import stream
 from hpcml.comm.communicator import Communicator, Op
 from hpcml.data import RowWriter, open_shards
-from hpcml.nn import mlp, softmax_cross_entropy
+from hpcml.nn import Model, softmax_cross_entropy
 from hpcml.optim import SGD
 from hpcml.sync import Plan
 from hpcml.train import Trainer
 
 
-def make_shard(path: Path, rows: int, inputs: int, classes: int) -> None:
-    """Write one shard of random rows: x (rows, inputs) float32 in [0, 1), y (rows,) int64."""
+def make_shard(path: Path, rows: int, shape: tuple[int, ...], classes: int) -> None:
+    """Write one shard of random rows: x (rows, *shape) float32 in [0, 1), y (rows,) int64."""
     random = stream(0, "bench")
-    with RowWriter(path, rows, {"x": ((inputs,), np.float32), "y": ((), np.int64)}) as file:
-        file.write(0, {"x": random.random((rows, inputs), dtype=np.float32), "y": random.integers(0, classes, rows)})
+    with RowWriter(path, rows, {"x": (shape, np.float32), "y": ((), np.int64)}) as file:
+        file.write(0, {"x": random.random((rows, *shape), dtype=np.float32), "y": random.integers(0, classes, rows)})
 
 
-def mlp_step(comm: Communicator, shard: Path, sizes: list[int], batch: int, sync: Plan) -> Callable[[], None]:
-    """Return a function that takes one training step of an MLP on rows that are already in memory.
+def training_step(comm: Communicator, shard: Path, model: Model, batch: int, sync: Plan) -> Callable[[], None]:
+    """Return a function that takes one training step of a model on rows that are already in memory.
 
     Args:
         comm: all ranks; each hosts one virtual worker.
         shard: rows as `make_shard` writes them, at least one batch.
-        sizes: inputs, hidden layers, outputs.
+        model: takes the shard's rows and gives a number for each class.
         batch: rows of the global batch.
         sync: the synchroniser to measure.
     """
     data = open_shards(shard)
-    trainer = Trainer(
-        mlp(sizes), softmax_cross_entropy, SGD(0.01, momentum=0.9), sync, data, batch=batch, comm=comm, device="cpu", hooks=()
-    )
+    trainer = Trainer(model, softmax_cross_entropy, SGD(0.01, momentum=0.9), sync, data, batch=batch, comm=comm, device="cpu", hooks=())
     batches = next(trainer.loader.batches(0))
     return lambda: trainer.step(batches)
 
