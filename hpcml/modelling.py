@@ -17,7 +17,7 @@ from hpcml.data import ShardedDataset, find_shards, index_shards
 from hpcml.data.variable import Packing
 from hpcml.errors import ConfigError, DataError, ShapeError
 from hpcml.nn import LOSSES, Loss, Model, binary_cross_entropy, contrastive, cross_entropy, hinge, huber, squared_error, token_cross_entropy
-from hpcml.nn.zoo import autoencoder, lenet, linear, lstm, mlp, transformer
+from hpcml.nn.zoo import autoencoder, lenet, linear, lstm, mlp, resnet, transformer
 
 MOST_CLASSES = 1 << 16
 """Classes that are believed whatever the number of rows."""
@@ -149,6 +149,10 @@ def _lenet(keys: ModelConfig, row: Shape, **options: Any) -> Model:
     return lenet(tuple(keys.shape) or row, keys.channels, keys.hidden, keys.outputs, row, **options)
 
 
+def _resnet(keys: ModelConfig, row: Shape, **options: Any) -> Model:
+    return resnet(tuple(keys.shape) or row, keys.channels, keys.blocks, keys.outputs, row, **options)
+
+
 def _lstm(keys: ModelConfig, row: Shape, **options: Any) -> Model:
     return lstm(tuple(keys.shape) or row, keys.hidden, keys.outputs, row, **options)
 
@@ -164,6 +168,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     **dict.fromkeys(("softmax", "linear", "logistic", "svm"), _linear),
     "autoencoder": _autoencoder,
     "lenet": _lenet,
+    "resnet": _resnet,
     "lstm": _lstm,
     "transformer": _transformer,
 }

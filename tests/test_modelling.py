@@ -12,6 +12,7 @@ from hpcml.nn import LOSSES
 SIZES = {
     "mlp": ["model.hidden=[5]"],
     "lenet": ["model.shape=[4, 4, 1]", "model.channels=[3]", "model.hidden=[6]"],
+    "resnet": ["model.shape=[4, 4, 1]", "model.channels=[2, 3]", "model.blocks=2"],
     "autoencoder": ["model.hidden=[5, 2]", "model.outputs=16"],
     "lstm": ["model.shape=[4, 4]", "model.hidden=[3, 5]"],
 }
@@ -34,7 +35,7 @@ def test_every_name_of_the_config_has_its_model_and_its_loss():
     assert set(LOSS_MAKERS) == set(LOSS_KEYS) == set(LOSSES)
 
 
-@pytest.mark.parametrize("name", MODEL_KEYS)
+@pytest.mark.parametrize("name", [name for name in MODEL_KEYS if name != "transformer"])
 def test_a_model_by_name_takes_flat_rows_and_gives_its_outputs(name, config):
     keys = config(f"model.name={name}", *SIZES.get(name, []))
     model = build_model(keys, (16,))

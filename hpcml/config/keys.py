@@ -72,14 +72,15 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Which model: its name, its sizes, and outputs (0: as many as the training target has classes or columns).
 
     - shape: what each row is read as, such as [8, 8, 1] for an image; left out, the shape that it has in the shards.
-    - hidden: units of the dense, or widths of the LSTM layers; channels: of the convolutions.
+    - hidden: units of the dense, or widths of the LSTM layers; channels: of the convolutions; blocks: residual ones of each stage.
     - layers, width, heads, context, vocabulary, dropout, rotary, recompute: of a transformer, whose outputs are its vocabulary.
     """
 
-    name: Literal["mlp", "softmax", "linear", "logistic", "svm", "lenet", "autoencoder", "lstm", "transformer"] = "mlp"
+    name: Literal["mlp", "softmax", "linear", "logistic", "svm", "lenet", "resnet", "autoencoder", "lstm", "transformer"] = "mlp"
     hidden: list[int] = []
     shape: list[int] = []
     channels: list[int] = []
+    blocks: int = 1
     outputs: int = 0
     layers: int = 4
     width: int = 256

@@ -38,6 +38,7 @@ _RANGES = {
     "run.keep": 1,
     "run.log_every": 0,
     "model.outputs": 0,
+    "model.blocks": 1,
     "train.micro_batch": 0,
     "model.layers": 1,
     "model.width": 1,
@@ -132,6 +133,7 @@ MODEL_KEYS = {
     "logistic": (),
     "svm": (),
     "lenet": ("shape", "channels", "hidden"),
+    "resnet": ("shape", "channels", "blocks"),
     "autoencoder": ("hidden",),
     "lstm": ("shape", "hidden"),
     "transformer": ("layers", "width", "heads", "context", "vocabulary", "dropout", "rotary", "recompute"),
@@ -158,7 +160,7 @@ def _others(taken: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
 
 _UNUSED |= {"model.name": _others(MODEL_KEYS), "train.loss": _others(LOSS_KEYS)}
 
-_NEEDED = {"lenet": ("channels",), "autoencoder": ("hidden",), "lstm": ("hidden",)}
+_NEEDED = {"lenet": ("channels",), "resnet": ("channels",), "autoencoder": ("hidden",), "lstm": ("hidden",)}
 """Keys without which a model has no layers."""
 
 _DEFAULTS = {"model": ModelConfig(), "train": TrainConfig(), "optimizer": OptimizerConfig(), "rate": RateConfig(), "sync": SyncConfig()}

@@ -54,7 +54,7 @@ from hpcml.nn.losses import (
 )
 from hpcml.nn.model import Model
 from hpcml.nn.workspace import Workspace
-from hpcml.nn.zoo import autoencoder, lenet, linear, lstm, mlp, transformer
+from hpcml.nn.zoo import autoencoder, lenet, linear, lstm, mlp, resnet, transformer
 
 __all__ = [
     "GELU",
@@ -109,6 +109,7 @@ __all__ = [
     "linear",
     "lstm",
     "mlp",
+    "resnet",
     "softmax_cross_entropy",
     "squared_error",
     "token_cross_entropy",

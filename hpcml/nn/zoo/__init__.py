@@ -2,7 +2,8 @@
 
 from hpcml.nn.zoo.dense import autoencoder, linear, mlp
 from hpcml.nn.zoo.images import lenet
+from hpcml.nn.zoo.residual import resnet
 from hpcml.nn.zoo.sequences import lstm
 from hpcml.nn.zoo.transformer import transformer
 
-__all__ = ["autoencoder", "lenet", "linear", "lstm", "mlp", "transformer"]
+__all__ = ["autoencoder", "lenet", "linear", "lstm", "mlp", "resnet", "transformer"]
