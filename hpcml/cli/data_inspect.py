@@ -19,7 +19,7 @@ EXAMPLE = """examples:
   hpcml data inspect anything.nc --json
 
 The first file is described, the others are compared with it. "amplification" is bytes read for each byte used under the default
-shuffle. MB/s are measured by a short read through h5py, once with the system's cache asked to forget the file, and again.
+shuffle. MB/s are measured by a short read on the road named, by one thread, with the system's cache asked to forget the file, and again.
 """
 
 BATCH = 128
@@ -78,14 +78,15 @@ def inspect(paths: list[Path]) -> dict[str, Any]:
 
 
 def _amplification(one: Looks, rows: list[int]) -> float | None:
-    """Return bytes read for each byte used, under the default shuffle with blocks of the default length."""
+    """Return bytes read for each byte used, under the default shuffle with blocks of whole chunks, as training chooses them."""
     from hpcml.data.layout import BLOCK_ROWS
     from hpcml.data.planning import amplify
     from hpcml.data.sampler import Sampler
 
     if not one.is_usable or not all(rows):
         return None
-    sampler = Sampler(rows, min(BATCH, sum(rows)), 1, 0, "window", BLOCK_ROWS, WINDOW)
+    chunk = one.chunk[0] if one.chunk else 1
+    sampler = Sampler(rows, min(BATCH, sum(rows)), 1, 0, "window", -(-BLOCK_ROWS // chunk) * chunk, WINDOW)
     return amplify(sampler, rows, [one.chunk[0] if one.chunk else 0] * len(rows))[0]
 
 

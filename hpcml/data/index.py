@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.data.storage import Source, Stored
+from hpcml.data.elsewhere import Source
+from hpcml.data.storage import Stored
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from hpcml.data.elsewhere import external_folder
 from hpcml.data.index import Field, Index, Shard
-from hpcml.data.storage import Stored, external_folder, look
+from hpcml.data.storage import Stored, look
 from hpcml.data.variable import Packing, find_variable
 from hpcml.errors import ShardError
 

@@ -11,7 +11,6 @@ A road that leaves HDF5 out is taken only where its first row (or chunk) has the
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,11 @@ from typing import Any
 import numpy as np
 
 from hpcml.data import codecs
+from hpcml.data.elsewhere import Source, external_sources, virtual_sources
 from hpcml.errors import ShardError
 
 CONTIGUOUS, CHUNKED, LIBRARY, SPREAD = ROADS = ("contiguous", "chunked", "library", "spread")
 """The four roads."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Another file that holds rows of a data set, with the size and time by which a later change is noticed."""
-
-    path: str
-    size: int
-    mtime_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +123,7 @@ def look(path: Path, dataset: Any, cf: bool = False, instead: float | None = Non
     """
     plist = dataset.id.get_create_plist()
     filters = tuple((int(code), tuple(map(int, values))) for code, _, values, _ in map(plist.get_filter, range(plist.get_nfilters())))
-    sources = _external(path, dataset) if dataset.external else _virtual(path, dataset) if dataset.is_virtual else ()
+    sources = external_sources(path, dataset) if dataset.external else virtual_sources(path, dataset, look) if dataset.is_virtual else ()
     absent = 0 if sources else _absent_chunks(dataset)
     if not cf and not sources:
         _refuse_unwritten(path, dataset, absent)
@@ -218,74 +209,6 @@ def require_filters(path: Path, dataset: Any) -> None:
         if not h5z.filter_avail(code):
             name, text = dataset.name.lstrip("/"), label.decode(errors="replace") or "no name"
             raise ShardError(f"{path}: field {name!r} needs HDF5 filter {code} ({text}), which is not installed; pip install hdf5plugin")
-
-
-def external_folder(path: Path, names: list[str]) -> str:
-    """Return the folder in which HDF5 shall look for external files: the shard's own where they all stand beside it, else none."""
-    return str(path.parent) if all((path.parent / name).exists() for name in names) else ""
-
-
-def _external(path: Path, dataset: Any) -> tuple[Source, ...]:
-    """Return the files of an external data set; HDF5 would read zeros where one is short."""
-    folder = external_folder(path, [name for name, _, _ in dataset.external])
-    sources, left = [], int(dataset.size) * dataset.dtype.itemsize
-    for name, offset, size in dataset.external:
-        source = _source(path, dataset, os.path.join(folder, name))
-        need = min(int(size), left)
-        if source.size < offset + need:
-            text = f"holds {source.size} bytes of the {offset + need} it should, HDF5 would read zeros"
-            raise ShardError(f"{path}: field {dataset.name.lstrip('/')!r}: {source.path} {text}; copy it again")
-        left -= need
-        sources.append(source)
-    return tuple(sources)
-
-
-def _virtual(path: Path, dataset: Any) -> tuple[Source, ...]:
-    """Return the files of a virtual data set; HDF5 would read fill values where one is gone or a part has no source."""
-    import h5py
-
-    name, mapped, sources = dataset.name.lstrip("/"), 0, {}
-    for part in dataset.virtual_sources():
-        mapped += part.vspace.get_select_npoints()
-        if "%b" in part.file_name:
-            raise ShardError(f"{path}: field {name!r} is virtual over files named by a pattern ({part.file_name}); name those files")
-        beside = path.parent / part.file_name
-        place = path if part.file_name == "." else beside if beside.exists() else Path(part.file_name)
-        source = _source(path, dataset, str(place))
-        with h5py.File(place, "r", locking=False) as file:
-            there = file.get(part.dset_name)
-            if not isinstance(there, h5py.Dataset) or not _covers(there.shape, part):
-                raise ShardError(
-                    f"{path}: field {name!r} is virtual over {place}, whose {part.dset_name!r} is not as it was; mend that file"
-                )
-            if there.file.filename == dataset.file.filename and there.name == dataset.name:
-                raise ShardError(f"{path}: field {name!r} is virtual over itself; write the shard again")
-            look(place, there)
-        sources[source.path] = source
-    if mapped < dataset.size:
-        text = f"{dataset.size - mapped} of {dataset.size} numbers have no source, they read as {dataset.fillvalue!r}"
-        raise ShardError(f"{path}: field {name!r} is virtual, and {text}; write the shard again")
-    return tuple(sources.values())
-
-
-def _covers(shape: tuple[int, ...], part: Any) -> bool:
-    """Return whether a source of this shape has all that a part of a virtual data set takes from it."""
-    from h5py import h5s
-
-    if part.src_space.get_select_type() == h5s.SEL_ALL:
-        return int(np.prod(shape, dtype=np.int64)) == part.vspace.get_select_npoints()
-    last = part.src_space.get_select_bounds()[1]
-    return len(last) == len(shape) and all(at < n for at, n in zip(last, shape, strict=True))
-
-
-def _source(path: Path, dataset: Any, place: str) -> Source:
-    """Return the entry of another file, or refuse what is not there."""
-    try:
-        status = os.stat(place)
-    except OSError as error:
-        text = f"field {dataset.name.lstrip('/')!r} keeps its rows in other files, and {place} cannot be found"
-        raise ShardError(f"{path}: {text}, HDF5 would read zeros; copy it back ({error.strerror})") from error
-    return Source(os.path.abspath(place), status.st_size, status.st_mtime_ns)
 
 
 def _conventions(dataset: Any, absent: bool, instead: float | None) -> dict[str, Any]:

@@ -61,7 +61,6 @@ def test_layouts_codecs_and_roads_are_told_apart(file):
         "group/gz",
         "plain",
         "scaled",
-        "unwritten",
         "virtual",
     ]
 

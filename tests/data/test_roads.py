@@ -140,6 +140,37 @@ def test_an_announcement_of_rows_that_cannot_be_read_leaves_the_error_to_the_rea
             read(data, 0, 1)
 
 
+def numbered(folder, parts, rows=4):
+    """Write part-0.h5 ... and a virtual data set over "part-%b.h5" that grows with them; return its rows."""
+    values = np.arange(parts * rows * 2, dtype="<f4").reshape(parts, rows, 2)
+    for number in range(parts):
+        with h5py.File(folder / f"part-{number}.h5", "w") as file:
+            file["x"] = values[number]
+    no_end = h5py.h5s.UNLIMITED
+    space, block, plist = (
+        h5py.h5s.create_simple((parts * rows, 2), (no_end, 2)),
+        h5py.h5s.create_simple((rows, 2)),
+        h5py.h5p.create(h5py.h5p.DATASET_CREATE),
+    )
+    space.select_hyperslab((0, 0), (no_end, 1), stride=(rows, 1), block=(rows, 2))
+    plist.set_virtual(space, b"part-%b.h5", b"x", block)
+    with h5py.File(folder / "v.h5", "w", libver="latest") as file:
+        whole = h5py.h5s.create_simple((0, 2), (no_end, 2))
+        h5py.h5d.create(file.id, b"x", h5py.h5t.IEEE_F32LE, whole, plist)
+    return values.reshape(-1, 2)
+
+
+def test_virtual_rows_over_numbered_files_are_read_and_a_missing_file_is_no_shorter_set(tmp_path):
+    values = numbered(tmp_path, 3)
+    with open_shards(tmp_path / "v.h5", target=None) as data:
+        assert data.rows == 12
+        np.testing.assert_array_equal(read(data, 0, 12), values)
+        assert [os.path.basename(source.path) for source in data.index.shards[0].sources] == [f"part-{i}.h5" for i in range(3)]
+    (tmp_path / "part-1.h5").rename(tmp_path / "gone.h5")
+    with pytest.raises(ShardError, match=r"part-1.h5 is absent, though part-2.h5 is there; HDF5 would leave rows out"):
+        open_shards(tmp_path / "v.h5", target=None)
+
+
 def test_long_rows_land_straight_in_their_places(tmp_path):
     values = np.random.default_rng(0).random((64, 2000)).astype("<f4")
     with h5py.File(tmp_path / "a.h5", "w") as file:
