@@ -5,7 +5,8 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -13,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from hpcml.arrays.device import Device
+from hpcml.arrays.feeds import feed
 from hpcml.data.crew import Crew
 from hpcml.data.dataset import ShardedDataset
 from hpcml.data.rings import REMEMBERED_ROWS, Ring, Stopped
@@ -26,10 +29,8 @@ AHEAD = 2
 STOP_SECONDS = 10.0
 """How long a stopped epoch waits for its thread to come out of a read; a thread that hangs in one is left behind."""
 
-
-def identity(array: np.ndarray) -> Any:
-    """Return the host array itself: the place of a batch that stays in host memory."""
-    return array
+HOST = Device()
+"""Host memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,12 @@ class Batch:
 
     Args:
         worker: the virtual worker.
-        x: (count, *row) features, float32 or float64, where `place` put them.
-        y: (count, *row) target, int64 or the dtype of x, where `place` put it; None where the data has no target.
+        x: (count, *row) features, float32 or float64, on the device.
+        y: (count, *row) target, int64 or the dtype of x, on the device; None where the data has no target.
         rows: (count,) int64 global row numbers, in host memory.
         error: what is wrong with these rows, or None. It is not raised, so that all ranks can fail together
             at this step; the numbers of such a batch mean nothing.
-        weights: (count,) of the dtype of x, where `place` put it; None where all rows count alike.
+        weights: (count,) of the dtype of x, on the device; None where all rows count alike.
         ids: the sum of the rows' ids, for the ledger.
         left_out: sum of ids and number of rows that a quarantine took out of this batch.
     """
@@ -71,9 +72,8 @@ class Loader:
         workers: the virtual workers hosted here, each once.
         ahead: steps to read ahead beyond two windows, 1 or more.
         dtype: float32 or float64, for features and for floating targets; other targets are int64.
-        place: moves a host array to the device. It is called on the consumer's thread: a device and its stream
-            belong to a thread, and a copy made there is in order with the kernels that use it. The cost: that copy
-            is not hidden behind the step.
+        device: where batches go. Copies to a GPU are begun by the consumer's thread, to which a device and its stream belong,
+            one step ahead, so that they run beside the kernels of the step before.
         threads: how many read and decode, 1 or more.
         quarantine: leave out rows that cannot be read, and from the next epoch on their shards, instead of marking batches.
 
@@ -88,7 +88,7 @@ class Loader:
         workers: Sequence[int],
         ahead: int = AHEAD,
         dtype: Any = np.float32,
-        place: Callable[[np.ndarray], Any] = identity,
+        device: Device = HOST,
         *,
         threads: int = 2,
         quarantine: bool = False,
@@ -97,9 +97,9 @@ class Loader:
         _refuse_misfits(dataset, sampler, workers, ahead, real, threads)
         self.workers, self.waited, self.quarantine = tuple(workers), 0.0, quarantine
         self.dead: frozenset[int] = frozenset()
-        self._sampler, self._place, self._crew = sampler, place, Crew(threads)
+        self._sampler, self._feed, self._crew = sampler, feed(device), Crew(threads)
         finite = np.zeros(dataset.rows, bool) if dataset.rows <= REMEMBERED_ROWS else None
-        self._rings = [Ring(dataset, sampler, worker, real, ahead, finite, quarantine) for worker in self.workers]
+        self._rings = [Ring(dataset, sampler, worker, real, ahead, finite, quarantine, self._feed.allocate) for worker in self.workers]
         self._thread: threading.Thread | None = None
         self._reading: _Reading | None = None
 
@@ -140,29 +140,46 @@ class Loader:
         # A generator that outlives the program would leave the thread inside HDF5 while the interpreter is taken down.
         atexit.register(reading.end, thread)
         thread.start()
+        steps: deque[Any] = deque()
         try:
             for number in range(step, self._sampler.steps):
-                yield [self._batch(*parts) for parts in zip(self.workers, self._next(reading), strict=True)]
+                if not steps:
+                    steps.append(self._send(self._next(reading)))
+                if self._feed.looks_ahead and number + 1 < self._sampler.steps and not reading.ready.empty():
+                    steps.append(self._send(self._next(reading)))  # its copies run beside the kernels of this step
+                yield self._receive(steps.popleft())
+                self._feed.release()
                 reading.use_up(number)
         finally:
+            self._feed.drain()
             reading.end(thread)
             self._reading = None
             atexit.unregister(reading.end)
 
-    def _next(self, reading: _Reading) -> list[Filled]:
-        """Wait for the next step's rows, or raise what ended the thread."""
+    def _next(self, reading: _Reading) -> list[Filled] | BaseException:
+        """Wait for the next step's rows, or for what ended the thread."""
         begin = time.perf_counter()
-        item = reading.ready.get()
+        item: list[Filled] | BaseException = reading.ready.get()
         self.waited += time.perf_counter() - begin
-        if isinstance(item, BaseException):
-            raise item
         return item
 
-    def _batch(self, worker: int, filled: Filled) -> Batch:
-        """Put one worker's rows where the step wants them."""
-        rows = filled.rows
-        y, weights = (None if array is None else self._place(array) for array in (rows.y, rows.weights))
-        return Batch(worker, self._place(rows.x), y, rows.rows, filled.error, weights, filled.ids, filled.left_out)
+    def _send(self, item: list[Filled] | BaseException) -> list[Batch] | BaseException:
+        """Begin to put a step's rows where it wants them."""
+        if isinstance(item, BaseException):
+            return item
+        arrays = [array for filled in item for array in (filled.rows.x, filled.rows.y, filled.rows.weights)]
+        twins = iter(self._feed.start(arrays))
+        return [
+            Batch(worker, next(twins), next(twins), filled.rows.rows, filled.error, next(twins), filled.ids, filled.left_out)
+            for worker, filled in zip(self.workers, item, strict=True)
+        ]
+
+    def _receive(self, item: list[Batch] | BaseException) -> list[Batch]:
+        """Return a step's batches, there for what the caller's stream does next, or raise what ended the thread, at its step."""
+        if isinstance(item, BaseException):
+            raise item
+        self._feed.arrive()
+        return item
 
     def _read(self, epoch: int, step: int, reading: _Reading) -> None:
         """Make step after step ready: the body of the reading thread.

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from hpcml.arrays.device import Device
 from hpcml.data.dataset import ShardedDataset
-from hpcml.data.loader import AHEAD, Batch, Loader, identity
+from hpcml.data.loader import AHEAD, HOST, Batch, Loader
 from hpcml.data.rings import Ring
 from hpcml.data.sampler import Sampler
 
@@ -27,7 +28,7 @@ class Portions:
         sampler: which rows come when.
         workers: the virtual workers hosted here, each once.
         dtype: float32 or float64, for features and for floating targets.
-        place: moves a host array to the device.
+        device: where batches go.
         threads: how many read and decode for each worker.
     """
 
@@ -39,14 +40,14 @@ class Portions:
         sampler: Sampler,
         workers: Sequence[int],
         dtype: Any = np.float32,
-        place: Callable[[np.ndarray], Any] = identity,
+        device: Device = HOST,
         *,
         threads: int = 2,
     ) -> None:
         self.dead: frozenset[int] = frozenset()
         self.broken: dict[int, str] = {}
-        self._dataset, self._sampler, self._real, self._place = dataset, sampler, np.dtype(dtype), place
-        self._loaders = {w: Loader(dataset, sampler, [w], dtype=dtype, place=place, threads=threads) for w in workers}
+        self._dataset, self._sampler, self._real, self._place = dataset, sampler, np.dtype(dtype), device.place
+        self._loaders = {w: Loader(dataset, sampler, [w], dtype=dtype, device=device, threads=threads) for w in workers}
         self._lanes: dict[int, tuple[Generator[list[Batch]], int]] = {}
         self._foreign: dict[int, Ring] = {}
         self._held: dict[int, int] = {}

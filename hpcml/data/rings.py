@@ -17,7 +17,7 @@ from hpcml.arrays.memory import ALIGNMENT, aligned
 from hpcml.data.dataset import Lanes, ShardedDataset
 from hpcml.data.ledger import mix
 from hpcml.data.roads import SCATTER_BYTES
-from hpcml.data.rows import Filled, Rows, all_finite
+from hpcml.data.rows import Allocate, Filled, Rows, all_finite
 from hpcml.data.sampler import Sampler, Window
 from hpcml.data.sizing import file_row_bytes
 from hpcml.errors import DataError, ShardError
@@ -52,6 +52,7 @@ class Ring:
         ahead: steps that are ready beyond two windows.
         finite: (rows,) bool, the rows known to be finite, which all rings of a loader share; None to look each time.
         quarantine: leave rows that cannot be read out of their batches, instead of marking these with the error.
+        allocate: gives zeroed memory on a cache line for the batches.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Ring:
         ahead: int,
         finite: np.ndarray | None = None,
         quarantine: bool = False,
+        allocate: Allocate = aligned,
     ) -> None:
         self._finite = finite
         self.worker, self._dataset, self._sampler, self._quarantine = worker, dataset, sampler, quarantine
@@ -71,7 +73,7 @@ class Ring:
         grain = ALIGNMENT // math.gcd(ALIGNMENT, math.prod(dataset.index.x.shape) * real.itemsize)
         self._most = -(-max(self._count, sampler.count(sampler.steps - 1, worker)) // grain) * grain
         self._slots = min(sampler.steps, 2 * -(-min(sampler.window_rows, total) // self._count) + 1 + ahead)
-        self._memory = Rows.empty(dataset, self._slots * self._most, real)
+        self._memory = Rows.empty(dataset, self._slots * self._most, real, allocate)
         self._lanes = Lanes([(dataset.index.x, self._memory.x), (dataset.index.y, self._memory.y), (dataset.weights, self._memory.weights)])
         # Rows that are longer in memory than in the file would be read in pieces too short for a disk.
         self._piece = max(1, PIECE_BYTES // max(1, min(self._memory.x[:1].nbytes, file_row_bytes(dataset.index))))

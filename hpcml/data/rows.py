@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from hpcml.arrays.memory import aligned
 from hpcml.data.dataset import ShardedDataset
 from hpcml.errors import DataError
+
+Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
+"""(shape, dtype) -> zeroed memory on a cache line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,11 @@ class Rows:
     rows: np.ndarray
 
     @classmethod
-    def empty(cls, dataset: ShardedDataset, count: int, real: np.dtype[Any]) -> Rows:
-        """Return aligned memory for `count` rows of a data set, floating fields in dtype `real`."""
-        y = None if dataset.index.y is None else aligned((count, *dataset.index.y.shape), dataset.index.y.memory_dtype(real))
-        weights = None if dataset.weights is None else aligned(count, real)
-        return cls(aligned((count, *dataset.index.x.shape), real), y, weights, np.zeros(count, np.int64))
+    def empty(cls, dataset: ShardedDataset, count: int, real: np.dtype[Any], allocate: Allocate = aligned) -> Rows:
+        """Return memory for `count` rows of a data set, floating fields in dtype `real`."""
+        y = None if dataset.index.y is None else allocate((count, *dataset.index.y.shape), dataset.index.y.memory_dtype(real))
+        weights = None if dataset.weights is None else allocate((count,), real)
+        return cls(allocate((count, *dataset.index.x.shape), real), y, weights, np.zeros(count, np.int64))
 
     def part(self, start: int, stop: int) -> Rows:
         """Return a view of some of the rows."""

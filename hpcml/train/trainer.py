@@ -98,7 +98,7 @@ class Trainer:
             require_fit(model, loss, data)
             model.move(choose_device(device, self.nodes.inside.rank))
             self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
-            options = {"dtype": model.arena.dtype, "place": model.arena.device.place, **(loading or {})}
+            options = {"dtype": model.arena.dtype, "device": model.arena.device, **(loading or {})}
             self.pace = pace(sync)(data, self.sampler, self.hosted, **options)
             self.differentiator = Differentiator(model, loss, data, seed, micro_batch)
         self.loader: Any = self.pace.loader

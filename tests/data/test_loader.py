@@ -131,14 +131,6 @@ def test_an_epoch_reads_each_row_once(data, sampler, monkeypatch):
     assert sorted(reads) == list(range(data.rows))
 
 
-def test_batches_are_placed_on_the_thread_of_the_consumer(data, sampler):
-    places = []
-    loader = Loader(data, sampler, [1], place=lambda array: (places.append(threading.current_thread()), array.copy())[1])
-    batches = [parts[0] for parts in loader.batches(0)]
-    assert set(places) == {threading.current_thread()}
-    assert [batch.y.tolist() for batch in batches] == [sampler.rows_of(0, 1, step).tolist() for step in range(sampler.steps)]
-
-
 def test_the_memory_of_a_batch_comes_round_again(data, sampler):
     loader = Loader(data, Sampler(data.shard_rows, 4, 1, 7, block=2, window=2), [0], ahead=1)
     addresses = [parts[0].x.ctypes.data for parts in loader.batches(0)]
