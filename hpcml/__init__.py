@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from hpcml.optim import AdamW as AdamW
     from hpcml.optim import Clipped as Clipped
     from hpcml.sync import SUMS as SUMS
+    from hpcml.sync import Delayed as Delayed
+    from hpcml.sync import Elastic as Elastic
+    from hpcml.sync import Ensemble as Ensemble
     from hpcml.sync import EveryStep as EveryStep
+    from hpcml.sync import Gossip as Gossip
     from hpcml.sync import LocalSteps as LocalSteps
+    from hpcml.sync import WarmStart as WarmStart
     from hpcml.train import Hook as Hook
     from hpcml.train import Saving as Saving
     from hpcml.train import Trainer as Trainer
@@ -39,6 +44,11 @@ _HOMES = {
     "Clipped": "hpcml.optim",
     "EveryStep": "hpcml.sync",
     "LocalSteps": "hpcml.sync",
+    "Delayed": "hpcml.sync",
+    "Elastic": "hpcml.sync",
+    "Ensemble": "hpcml.sync",
+    "Gossip": "hpcml.sync",
+    "WarmStart": "hpcml.sync",
     "SUMS": "hpcml.sync",
 }
 _ROOMS = ("nn", "optim", "sync", "data", "comm", "train")

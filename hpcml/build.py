@@ -22,6 +22,7 @@ from hpcml.opening import Progress, kept, open_train_and_test, quiet
 from hpcml.optim import LAMB, LARS, SGD, AdaGrad, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
 from hpcml.synchronising import build_sync
 from hpcml.train import Hook, Saving, Trainer
+from hpcml.train.splits import diagnose
 from hpcml.transforming import keep_statistics, transformed
 
 
@@ -111,6 +112,7 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
             raise ConfigError(f"train.batch is {config.train.batch}, the training data have {train.rows} rows; make the batch smaller")
         steps_per_epoch = -(-train.rows // config.train.batch)
         rule = build_rule(config, build_rate(config, steps_per_epoch, notes))
+    own = {"own": True} if config.sync.name == "ensemble" else {}  # members keep their rows; other runs' identity stays as it was
     trainer = Trainer(
         model,
         loss,
@@ -125,11 +127,13 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         comm=comm,
         device=config.run.device,
         threads=config.run.threads or None,
-        sampling={"shuffle": config.data.shuffle, "block": config.data.block, "window": config.data.window},
+        sampling={"shuffle": config.data.shuffle, "block": config.data.block, "window": config.data.window} | own,
         loading={"threads": config.data.threads, "quarantine": config.data.on_corrupt == "quarantine"},
         saving=Saving(folder, config.run.checkpoint_every, config.run.keep, resume),
         hooks=hooks,
     )
+    if own and trainer.loss.integer_target and not trainer.loss.each_position:
+        trainer.notes.append(diagnose(trainer))
     trainer.notes += recipe + kept_notes + notes
     resolved = msgspec.structs.replace(config.train, virtual_workers=trainer.workers)
     return Job(trainer, msgspec.structs.replace(config, train=resolved))

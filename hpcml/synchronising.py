@@ -14,12 +14,14 @@ from hpcml.config import Config, SyncConfig
 from hpcml.optim import SGD, AdamW
 from hpcml.sync import (
     AVERAGE,
+    COMBINES,
     SUMS,
     Adaptive,
     Auto,
     BlockMomentum,
     Delayed,
     Elastic,
+    Ensemble,
     EveryStep,
     Gossip,
     LocalSteps,
@@ -132,9 +134,14 @@ def _gossip(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan:
     return Gossip(topology, keys.every, earlier=keys.earlier, pushed=keys.name == "push-sum", sum=way)
 
 
+def _ensemble(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan:
+    return Ensemble(COMBINES[keys.combine], way)
+
+
 _ADOPTING: dict[str, Callable[[SyncConfig, Topology, Sum], AdoptingPlan]] = {
     "local-steps": _local_steps,
     "elastic": _elastic,
+    "ensemble": _ensemble,
     "gossip": _gossip,
     "push-sum": _gossip,
 }

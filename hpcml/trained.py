@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from hpcml.arrays import choose_device
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.config import Config, load
@@ -13,8 +15,11 @@ from hpcml.data import ShardedDataset
 from hpcml.errors import CheckpointError, RunError, ShapeError
 from hpcml.modelling import build_loss, build_model
 from hpcml.nn import Loss, Model
+from hpcml.sync import COMBINES
 from hpcml.train.checkpoint import Checkpoint, newest_together
+from hpcml.train.committee import Committee
 from hpcml.train.conditions import fix_blas_threads
+from hpcml.train.evaluation import Judge
 from hpcml.train.identity import require_hosts
 
 
@@ -28,6 +33,8 @@ class Trained:
     loss: Loss
     workers: int
     problems: list[str]
+    judge: Judge
+    """What predicts: the model, or an ensemble's members together."""
 
     def say_problems(self, comm: Communicator) -> None:
         """Write to rank 0's standard error which newer checkpoints were passed over, and why."""
@@ -68,7 +75,18 @@ def load_together(folder: Path, comm: Communicator) -> Trained:
         model = build_model(config, _row_shape(found))
         model.move(choose_device(config.run.device, local_rank))
         model.arena.data[...] = model.arena.device.place(found.shared()["weights"])
-    return Trained(config, found, model, build_loss(config), workers, problems)
+        loss = build_loss(config)
+        judge = committee_of(found, config, model, loss, workers)
+    return Trained(config, found, model, loss, workers, problems, judge)
+
+
+def committee_of(found: Checkpoint, config: Config, model: Model, loss: Loss, workers: int) -> Judge:
+    """Return an ensemble's members as its checkpoint holds and weighs them; the model itself for other runs, and in a warm start."""
+    shared = found.shared()
+    if "member_weights" not in shared or not shared.get("warm", np.ones(1))[0]:
+        return model
+    members = [model.arena.device.place(found.worker(worker)["data"]) for worker in range(workers)]
+    return Committee(model, loss, members, shared["member_weights"], COMBINES[config.sync.combine])
 
 
 def _row_shape(found: Checkpoint) -> tuple[int, ...]:

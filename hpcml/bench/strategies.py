@@ -45,6 +45,10 @@ STRATEGIES: dict[str, list[str]] = {
     "gossip, random pairs": [*GOSSIP, "sync.topology=pairs"],
     "D-PSGD, ring": [*GOSSIP, "sync.earlier=true"],
     "push-sum, directed ring": ["sync.name=push-sum", "sync.every=1", "sync.topology=directed-ring"],
+    "ensemble, mean": ["sync.name=ensemble"],
+    "ensemble, vote": ["sync.name=ensemble", "sync.combine=vote", "sync.warm_epochs=5"],
+    "ensemble, best": ["sync.name=ensemble", "sync.combine=best", "sync.warm_epochs=5"],
+    "ensemble, stacked": ["sync.name=ensemble", "sync.combine=stack", "sync.warm_epochs=5"],
     "large batches (LARS)": ["rate.recipe=large-batch", "train.batch=512", "rate.base_batch=128", "optimizer.rate=5.0"],
     "large batches (LAMB)": ["rate.recipe=large-batch", "train.batch=512", "rate.base_batch=128", *ADAM, "optimizer.rate=0.01"],
 }

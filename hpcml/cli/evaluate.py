@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     data = transformed(data, trained.config, load_statistics(Path(args.folder), comm), comm)
     with comm.together():
         trained.require_fit(data)
-    metrics = evaluate(trained.model, trained.loss, data, comm, trained.workers)
+    metrics = evaluate(trained.judge, trained.loss, data, comm, trained.workers)
     if comm.rank == 0:
         print(f"{trained.checkpoint.path.name} of {args.folder} on {data.rows:,} rows of {pattern}")
         for name, value in metrics.items():

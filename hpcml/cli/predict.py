@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     data = transformed(data, trained.config, load_statistics(Path(args.folder), comm), comm)
     with comm.together():
         trained.require_fit(data)
-    names = predict_to_file(trained.model, trained.loss, data, comm, Path(args.out))
+    names = predict_to_file(trained.judge, trained.loss, data, comm, Path(args.out))
     if comm.rank == 0:
         print(f"{', '.join(names)} of {data.rows:,} rows written to {args.out}", flush=True)
     return 0

@@ -145,7 +145,7 @@ class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """
 
     name: Literal[
-        "every-step", "local-steps", "elastic", "gossip", "push-sum", "delayed", "parameter-server", "downpour", "async-easgd"
+        "every-step", "local-steps", "elastic", "gossip", "push-sum", "delayed", "ensemble", "parameter-server", "downpour", "async-easgd"
     ] = "every-step"
     every: int = 8
     schedule: Literal["fixed", "adaptive", "once"] = "fixed"
@@ -162,6 +162,7 @@ class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     spare: int = 0
     slow: list[int] = []
     arrivals: str = ""
+    combine: Literal["mean", "vote", "best", "stack"] = "mean"
     reducer: Literal["auto", "tree", "all-reduce", "ring", "halving", "double-tree", "binary-tree", "doubling", "two-level", "lanes"] = (
         "auto"
     )

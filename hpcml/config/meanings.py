@@ -73,7 +73,7 @@ MEANINGS = {
     "rate.floor": "`cosine`: the rate at the end",
     "rate.base_batch": "linear scaling: the batch that `optimizer.rate` was found for; 0: no scaling; the result is printed",
     "rate.recipe": "`large-batch`: LARS or LAMB, warm-up and cosine where left open, each printed",
-    "sync.name": "`every-step`, `local-steps`, `elastic`, `gossip`, `push-sum`, `delayed`, `parameter-server`, `downpour`,"
+    "sync.name": "`every-step`, `local-steps`, `elastic`, `gossip`, `push-sum`, `delayed`, `ensemble`, `parameter-server`, `downpour`,"
     " `async-easgd`: see docs/strategies.md",
     "sync.every": "steps between two meetings of workers that have models of their own",
     "sync.schedule": "`local-steps`: `fixed`, `adaptive` (more often as the loss falls), `once` (at the end)",
@@ -90,6 +90,7 @@ MEANINGS = {
     "sync.spare": "`every-step`: k backup workers, the last k to come are dropped at every step and their rows counted",
     "sync.slow": "with spare: workers that come last at every step; the others come in a drawn order",
     "sync.arrivals": "with spare: a file with the order of each step, a list such as `[2, 0, 1]` a line",
+    "sync.combine": "`ensemble`: how predictions become one: `mean`, `vote`, `best` (by cross-validation), `stack`",
     "sync.reducer": "`auto`, `tree`, `all-reduce`, `ring`, `halving`, `double-tree`, `binary-tree`, `doubling`, `two-level`, `lanes`",
     "server.consistency": "`tap`, `bap`, `ssp`, `asp`, `bsp`: how far workers of a server may run apart",
     "server.bound": "`ssp`, `asp`: clocks that a worker may be ahead of the slowest",

@@ -68,18 +68,28 @@ class Sampler:
         block: rows that stay together on their way from the file, 1 or more; a block never crosses a shard.
             `sizing.choose_block` finds a good number.
         window: blocks that are held in memory and mixed, 1 or more.
+        own: workers keep their rows: which are whose, and in which windows, is the same in every epoch.
 
     Raises:
         ConfigError: for numbers that do not fit together, naming both.
     """
 
     def __init__(
-        self, shard_rows: Sequence[int], batch: int, workers: int, seed: int, shuffle: str = "window", block: int = 32, window: int = 64
+        self,
+        shard_rows: Sequence[int],
+        batch: int,
+        workers: int,
+        seed: int,
+        shuffle: str = "window",
+        block: int = 32,
+        window: int = 64,
+        own: bool = False,
     ) -> None:
         self._edges = np.concatenate([[0], np.cumsum(np.asarray(shard_rows, np.int64))]).astype(np.int64)
         self.rows = int(self._edges[-1])
         self.batch, self.workers, self.seed, self.shuffle = batch, workers, seed, shuffle
         self.block, self.window_rows = block, block * window
+        self.own = own
         self._refuse_misfits(window)
         if shuffle == "none":
             # Nothing is mixed, so that a window is only what is read at once: a few batches, since each window costs about 0.3 ms.
@@ -168,7 +178,7 @@ class Sampler:
 
     def _permuted(self, epoch: int, positions: Numbers) -> Numbers:
         """Return the rows at positions of the epoch's permuted sequence."""
-        plan = self._planned(epoch)
+        plan = self._planned(0 if self.own else epoch)
         if self.shuffle == "global":
             rows: Numbers = plan.units[positions]
             return rows

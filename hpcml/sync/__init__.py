@@ -4,6 +4,7 @@ from hpcml.comm.roads import ROADS
 from hpcml.sync.conits import Conits
 from hpcml.sync.delayed import Delayed
 from hpcml.sync.elastic import Elastic
+from hpcml.sync.ensemble import COMBINES, Ensemble
 from hpcml.sync.every_step import EveryStep
 from hpcml.sync.gossip import Gossip
 from hpcml.sync.local_steps import LocalSteps
@@ -18,6 +19,7 @@ SUMS: dict[str, Sum] = {"tree": ExactTree(), **{name: Fast(name, road) for name,
 
 __all__ = [
     "AVERAGE",
+    "COMBINES",
     "SUMS",
     "Adaptive",
     "Auto",
@@ -25,6 +27,7 @@ __all__ = [
     "Conits",
     "Delayed",
     "Elastic",
+    "Ensemble",
     "EveryStep",
     "ExactTree",
     "Fast",

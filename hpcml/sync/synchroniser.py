@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from hpcml.sync.conits import Conits
 from hpcml.sync.node_sum import NodeSum
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.reducers import Part, Reducer, RoadSum, TreeSum
+
+if TYPE_CHECKING:
+    from hpcml.sync.ensemble import Members
 
 Arrays = dict[str, Array]
 
@@ -59,6 +62,9 @@ class Synchroniser(Protocol):
     def settle(self) -> None:
         """Return when all ranks see what was restored into the states; every rank calls it."""
 
+    def members(self) -> Members | None:
+        """Return the hosted workers' models if all predict together; None where one model predicts."""
+
     def conits(self) -> Conits | None:
         """Return how far the workers' models were apart, as measured, or None where they never are; every rank calls it."""
 
@@ -81,6 +87,10 @@ class Quiet:
 
     def settle(self) -> None:
         """Return at once: no other rank reads this memory."""
+
+    def members(self) -> Members | None:
+        """Return None: one model predicts."""
+        return None
 
     def conits(self) -> Conits | None:
         """Return None: there is one model."""

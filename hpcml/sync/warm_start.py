@@ -10,6 +10,7 @@ from hpcml.errors import ConfigError
 from hpcml.nn.arena import Arena
 from hpcml.optim import Rule
 from hpcml.sync.conits import Conits
+from hpcml.sync.ensemble import Members
 from hpcml.sync.every_step import EveryStep
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.synchroniser import AdoptingPlan, Arrays, Sum, Synchroniser
@@ -78,6 +79,9 @@ class _Running:
     def settle(self) -> None:
         self.first.settle()
         self.then.settle()
+
+    def members(self) -> Members | None:
+        return self.now.members()
 
     def conits(self) -> Conits | None:
         return self.then.conits()

@@ -6,6 +6,7 @@ Letters: V virtual workers. Worker w takes ``spans(rows, V)[w]`` in blocks of a 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 
@@ -13,7 +14,8 @@ from hpcml.arrays import Array, aligned, span
 from hpcml.comm.communicator import Communicator
 from hpcml.data import ShardedDataset
 from hpcml.errors import DataError
-from hpcml.nn import Loss, Model, Tail, Workspace
+from hpcml.nn import Arena, Loss, Tail, Workspace
+from hpcml.nn.context import Context
 from hpcml.sync.reducers import TreeSum
 from hpcml.train.meters import metrics
 
@@ -24,10 +26,37 @@ def blocks(start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + most, stop)
 
 
+class Judge(Protocol):
+    """What is judged, or predicts: a model, or several together."""
+
+    @property
+    def arena(self) -> Arena:
+        """Return the arena, whose dtype and device rows are read for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of a row."""
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Return the shape of a row's outputs."""
+
+    @property
+    def rows_at_once(self) -> int:
+        """Return how many rows one forward pass takes."""
+
+    @property
+    def context(self) -> Context:
+        """Return what says that this is no training."""
+
+    def forward(self, x: Array) -> Array:
+        """Return the outputs (B, *outputs) of rows (B, *shape); they may be overwritten by the next call."""
+
+
 class Reader:
     """Reads runs of rows into buffers of its own and onto the model's device."""
 
-    def __init__(self, data: ShardedDataset, model: Model) -> None:
+    def __init__(self, data: ShardedDataset, model: Judge) -> None:
         """Allocate one block for the features and one for the targets of `data`."""
         self.data, self.model, most = data, model, model.rows_at_once
         self._x = aligned((most, *data.x.shape), model.arena.dtype)
@@ -51,7 +80,7 @@ class Reader:
         return place(x), None if y is None else place(y), None if weights is None else place(weights)
 
 
-def evaluate(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator, workers: int) -> dict[str, float]:
+def evaluate(model: Judge, loss: Loss, data: ShardedDataset, comm: Communicator, workers: int) -> dict[str, float]:
     """Return loss and metrics of the model's current parameters over all rows of a data set that has targets.
 
     Args:
@@ -78,7 +107,7 @@ def evaluate(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator,
     return metrics(reducer.finish(), loss)
 
 
-def _judge(model: Model, loss: Loss, x: Array, y: Array, weights: Array | None, work: Workspace) -> np.ndarray:
+def _judge(model: Judge, loss: Loss, x: Array, y: Array, weights: Array | None, work: Workspace) -> np.ndarray:
     model.context.evaluate()
     prediction = model.forward(x)
     hits = 0 if loss.hits is None else loss.hits(prediction, y)

@@ -14,11 +14,11 @@ import numpy as np
 from hpcml.arrays import aligned, to_host
 from hpcml.comm.communicator import Communicator
 from hpcml.data import RowWriter, ShardedDataset
-from hpcml.nn import Loss, Model
-from hpcml.train.evaluation import Reader, blocks
+from hpcml.nn import Loss
+from hpcml.train.evaluation import Judge, Reader, blocks
 
 
-def predict_to_file(model: Model, loss: Loss, data: ShardedDataset, comm: Communicator, path: Path) -> list[str]:
+def predict_to_file(model: Judge, loss: Loss, data: ShardedDataset, comm: Communicator, path: Path) -> list[str]:
     """Write `prediction` (N, k) and, for classes, `class` (N,) int64, and return the names written.
 
     Where a row has outputs at each of T positions they are (N, T, k) and (N, T).

@@ -20,6 +20,7 @@ from hpcml.optim import Rule
 from hpcml.sync import Nodes, Plan
 from hpcml.sync.server import ParameterServer
 from hpcml.train.audit import Audit
+from hpcml.train.committee import judge_of
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
 from hpcml.train.differentiation import Differentiator
 from hpcml.train.evaluation import evaluate
@@ -49,7 +50,7 @@ class Trainer:
         comm: all ranks; left out, the world as ``hpcml.init()`` gives it.
         device: "cpu", "gpu", or "auto": a GPU where there is one.
         threads: BLAS threads a rank; left out, 1 where exact, else the rank's share of the node's cores.
-        sampling: shuffle, block and window, as Sampler takes them.
+        sampling: shuffle, block, window and own, as Sampler takes them.
         loading: threads and quarantine, as Loader takes them.
         saving: where and how often checkpoints are written, and whether to resume; left out, nothing is written.
         hooks: called around the loop, in order; left out, progress is shown on rank 0.
@@ -169,7 +170,7 @@ class Trainer:
     def evaluate(self, data: ShardedDataset) -> dict[str, float]:
         """Return loss and metrics of the mean model over all rows of a data set, equal on all ranks."""
         self._require_no_fault(self.sync.consensus())
-        return evaluate(self.model, self.loss, data, self.nodes.order, self.workers)
+        return evaluate(judge_of(self), self.loss, data, self.nodes.order, self.workers)
 
     def close(self) -> None:
         """Give back shared memory, communicators and files; every rank calls it, and neither model nor trainer is used afterwards."""
@@ -189,8 +190,9 @@ class Trainer:
         self.notes += self.audit.close(f"epoch {self.epoch}")
         seen = metrics(self.meter.close_epoch(pending), self.loss)
         self.metrics = {f"train_{name}": value for name, value in seen.items()}
+        judge = judge_of(self)
         if self.test is not None:
-            judged = evaluate(self.model, self.loss, self.test, self.nodes.order, self.workers)
+            judged = evaluate(judge, self.loss, self.test, self.nodes.order, self.workers)
             self.metrics |= {f"test_{name}": value for name, value in judged.items()}
         self.epoch, self.position = self.epoch + 1, 0
         self.save()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import h5py
+import numpy as np
 import pytest
 
 from tests.small import LENGTHS, explained
@@ -25,6 +27,8 @@ STRATEGIES = {
     ],
     "delayed": ["sync.name=delayed"],
     "backup workers": ["sync.spare=1"],
+    "ensemble": ["sync.name=ensemble", "sync.combine=vote"],
+    "stacked ensemble after a warm start": ["sync.name=ensemble", "sync.combine=stack", "sync.warm_epochs=1.5"],
 }
 """Changes to the small job, by strategy; an epoch has 4 steps, so runs stop in the middle of a period."""
 
@@ -43,6 +47,8 @@ def test_other_ranks_and_a_resume_on_others_end_with_the_same_bits(job, name):
         epochs = [event["ledger"] for event in job.events("parts") if event["event"] == "epoch"]
         assert all(epoch["rows_used"] + epoch["rows_too_late"] == sum(LENGTHS) for epoch in epochs)
         assert all(0 < epoch["rows_too_late"] < sum(LENGTHS) / 3 for epoch in epochs)
+    elif "ensemble" in name:
+        assert whole["conits"] is None
     else:
         assert sum(whole["conits"]["staleness"].values()) > 0
 
@@ -56,7 +62,28 @@ def test_a_record_of_arrivals_is_followed_whatever_the_ranks(job):
     explained(job.train(2, "long", *changes, "train.epochs=3"), "the record of arrivals has 8 steps, step 8 is asked for")
 
 
+@pytest.mark.parametrize("combine", ["mean", "vote", "best", "stack"])
+def test_an_ensemble_is_judged_and_predicts_as_it_was_judged_in_training(job, combine):
+    job.train(2, "run", "sync.name=ensemble", f"sync.combine={combine}", "train.epochs=6").check()
+    accuracy, loss = (job.summary()["metrics"][f"test_{name}"] for name in ("accuracy", "loss"))
+    assert accuracy > 0.8
+    told = job.hpcml(3, "evaluate", "run").check().stdout
+    assert f"accuracy {accuracy:.6f}" in told
+    assert f"loss {loss:.6f}" in told
+    for ranks in (1, 3):
+        job.hpcml(ranks, "predict", "run", "--data", "test-*.h5", "--out", f"{ranks}.h5").check()
+    with h5py.File(job.folder / "1.h5") as one, h5py.File(job.folder / "3.h5") as three, h5py.File(job.folder / "test-0.h5") as truth:
+        np.testing.assert_array_equal(one["prediction"], three["prediction"])
+        assert (one["class"][:] == truth["y"][:]).mean() == pytest.approx(accuracy)
+        np.testing.assert_allclose(one["prediction"][:].sum(axis=1), 1, rtol=1e-5)
+    assert any("label shares of the workers' own rows" in event.get("text", "") for event in job.events())
+
+
 WITHOUT_SENSE = {
+    "votes without classes": (
+        ["sync.name=ensemble", "sync.combine=vote", "train.loss=squared-error", "model.outputs=1"],
+        ["vote for classes"],
+    ),
     "an outer optimizer over nothing": (["sync.name=local-steps", "sync.outer_rate=0.5"], ["sync.outer_rate", "average"]),
     "more groups than workers": (["sync.name=elastic", "sync.groups=5"], ["sync.groups is 5, there are 4 workers", "4 groups or fewer"]),
     "a centre that swings": (["sync.name=elastic", "sync.moving=1.7"], ["swing apart from 1.6 on", "0.9"]),

@@ -160,3 +160,14 @@ def test_a_window_of_a_thousand_million_rows_is_arithmetic(step, worker):
     """File order needs no array of blocks at all; it shows that nothing of N rows is built."""
     sampler = Sampler([10**9], 32, 4, 7, "none")
     assert sampler.rows_of(0, worker, step).tolist() == list(range(step * 32 + worker * 8, step * 32 + worker * 8 + 8))
+
+
+@pytest.mark.parametrize("shuffle", SHUFFLES)
+def test_workers_that_keep_their_rows_have_the_same_ones_in_every_epoch(shuffle):
+    sampler = Sampler([50, 33, 41], 20, 4, 7, shuffle, block=5, window=3, own=True)
+    epochs = [[np.concatenate([sampler.rows_of(e, w, s) for s in range(sampler.steps)]) for w in range(4)] for e in range(3)]
+    for epoch in epochs[1:]:
+        for mine, first in zip(epoch, epochs[0], strict=True):
+            assert set(mine) == set(first)
+    assert sorted(np.concatenate(epochs[0])) == list(range(124))
+    assert any((a != b).any() for a, b in zip(epochs[0], epochs[1], strict=True)) == (shuffle == "window")

@@ -10,11 +10,13 @@ from hpcml.errors import ConfigError
 from hpcml.nn import Tail
 from hpcml.optim import LAMB, LARS, SGD, AdamW, Clipped, Steps
 from hpcml.sync import (
+    COMBINES,
     SUMS,
     Adaptive,
     BlockMomentum,
     Delayed,
     Elastic,
+    Ensemble,
     EveryStep,
     ExactTree,
     Gossip,
@@ -155,6 +157,18 @@ UNBALANCED = matrix(
 class TestPushSum(SynchroniserLaws):
     def make(self, sum):
         return Gossip(UNBALANCED, pushed=True, sum=sum)
+
+
+class TestAnEnsemble(SynchroniserLaws):
+    def make(self, sum):
+        return Ensemble(COMBINES["stack"], sum)
+
+
+class TestAnEnsembleAfterAWarmStart(SynchroniserLaws):
+    rule = AdamW(0.01)
+
+    def make(self, sum):
+        return WarmStart(2, Ensemble(sum=sum))
 
 
 class TestGradientsOneStepLate(SynchroniserLaws):

@@ -26,12 +26,19 @@ def binary_cross_entropy(label_smoothing: float = 0.0, class_weights: tuple[floa
     zero, one = class_weights
     options = told(label_smoothing=label_smoothing or None, class_weights=None if class_weights == (1, 1) else tuple(class_weights))
     evaluate = partial(_binary, smoothing=label_smoothing, zero=zero, one=one)
-    return Loss("binary-cross-entropy", evaluate, _count_hits, False, options, logistic, _decide)
+    return Loss("binary-cross-entropy", evaluate, _count_hits, False, options, logistic, _decide, unlink=log_odds)
 
 
 def logistic(outputs: np.ndarray) -> np.ndarray:
     """Return the probabilities (B, k) of targets 1."""
     return np.exp(-np.logaddexp(0, -outputs))
+
+
+def log_odds(probabilities: np.ndarray) -> np.ndarray:
+    """Return outputs (B, k) whose logistic function are these probabilities; 0 and 1 are taken for the numbers next to them."""
+    least = np.finfo(probabilities.dtype).eps
+    inside = np.clip(probabilities, least, 1 - least)
+    return np.log(inside) - np.log1p(-inside)
 
 
 def _binary(

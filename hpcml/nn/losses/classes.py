@@ -31,7 +31,7 @@ def cross_entropy(label_smoothing: float = 0.0, class_weights: Sequence[float] |
         weights = None if class_weights is None else tuple(class_weights)
         evaluate = partial(_uneven_cross_entropy, smoothing=label_smoothing, classes=weights)
     options = told(label_smoothing=label_smoothing or None, class_weights=class_weights)
-    return Loss("softmax-cross-entropy", evaluate, count_hits, True, options, softmax, most_likely)
+    return Loss("softmax-cross-entropy", evaluate, count_hits, True, options, softmax, most_likely, unlink=logarithm)
 
 
 def hinge(margin: float = 1.0) -> Loss:
@@ -51,6 +51,11 @@ def softmax(outputs: np.ndarray) -> np.ndarray:
     """Return the probabilities (B, ..., k) whose logarithms the outputs are, up to a number for each k of them."""
     raised = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
     return raised / raised.sum(axis=-1, keepdims=True)
+
+
+def logarithm(probabilities: np.ndarray) -> np.ndarray:
+    """Return outputs (B, ..., k) whose softmax are these probabilities; those of 0 are taken for the smallest number above it."""
+    return np.log(np.maximum(probabilities, np.finfo(probabilities.dtype).tiny))
 
 
 def most_likely(outputs: Array) -> Array:

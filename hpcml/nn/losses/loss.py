@@ -43,6 +43,8 @@ class Loss:
     """Whether a row has a target for each of its positions, whose classes are the last axis of the outputs (B, T, k)."""
     also: Callable[[float], dict[str, float]] | None = None
     """Mean loss -> other metrics that say the same in other units."""
+    unlink: Callable[[np.ndarray], np.ndarray] = as_it_is
+    """What outputs mean (B, k) -> outputs that mean this, (B, k)."""
 
     def __call__(
         self, prediction: Array, target: Array, work: Workspace | None = None, weights: Array | None = None
