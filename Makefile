@@ -37,11 +37,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-<<<<<<< HEAD
-.PHONY: help install demo test test-single test-gpu check bench bench-collectives bench-loading bench-gpu compare-strategies data-text clean
-=======
-.PHONY: help install demo test test-single test-gpu test-huge check bench bench-collectives bench-loading bench-gpu data-text clean
->>>>>>> f125e1f (A layer announces its gradients before it makes the input's slope; buckets close when full; vectors beyond 2^31 elements are tested by make test-huge)
+.PHONY: help install demo test test-single test-gpu test-huge check bench bench-collectives bench-loading bench-gpu compare-strategies data-text clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub(/%/, "N", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))

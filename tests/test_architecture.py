@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +134,32 @@ def violations(package: Path) -> list[str]:
         found += too_long(tree, text, path)
         found += unwanted(tree, text, path)
     return found
+
+
+def merge_marks(text: str) -> list[int]:
+    """Return the numbers of the lines that a merge with conflicts leaves behind."""
+    return [number for number, line in enumerate(text.splitlines(), 1) if re.match(r"(<{7}|>{7}|\|{7}) ", line)]
+
+
+def test_marks_of_a_merge_are_found():
+    assert merge_marks("a\n" + "<" * 7 + " HEAD\nb\n" + "=" * 7 + "\nc\n" + ">" * 7 + " 1234\n") == [2, 6]
+    assert merge_marks("Title\n" + "=" * 7 + "\n<<< 1\n") == []
+
+
+@pytest.mark.skipif(shutil.which("git") is None or not (PACKAGE.parent / ".git").exists(), reason="not a git checkout")
+def test_no_file_was_left_in_the_middle_of_a_merge():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=PACKAGE.parent, capture_output=True, text=True, check=True).stdout
+    files = [PACKAGE.parent / name for name in listed.split("\0") if name]
+    texts = {file: file.read_text(errors="replace") for file in files if file.is_file()}
+    assert {str(file): found for file, text in texts.items() if (found := merge_marks(text))} == {}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_the_makefile_can_be_read_and_lists_its_targets():
+    done = subprocess.run(["make", "help"], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for name in ("install", "test", "test-huge", "check", "bench-collectives", "compare-strategies"):
+        assert f"make {name} " in done.stdout
 
 
 def test_the_house_is_as_drawn():
