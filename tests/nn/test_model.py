@@ -8,7 +8,24 @@ from sklearn.linear_model import LinearRegression
 
 from hpcml.arrays import Device, to_host
 from hpcml.errors import ShapeError
-from hpcml.nn import LOSSES, Dense, Flatten, Model, ReLU, Tanh, Workspace, linear, mlp, softmax_cross_entropy, squared_error
+from hpcml.nn import (
+    GRU,
+    LOSSES,
+    LSTM,
+    RNN,
+    Bias,
+    Conv,
+    Dense,
+    Flatten,
+    Model,
+    ReLU,
+    Tanh,
+    Workspace,
+    linear,
+    mlp,
+    softmax_cross_entropy,
+    squared_error,
+)
 from hpcml.optim import LARS, SGD, AdamW, Scratch, apply_whole
 from tests.nn.gradients import assert_slopes_equal, central_differences
 
@@ -32,9 +49,17 @@ def test_the_gradient_of_model_and_loss_is_that_of_finite_differences(name, size
     assert_slopes_equal(model.arena.grad[: model.arena.n], expected)
 
 
-def test_the_gradient_is_announced_once_each_from_the_last_layer_to_the_first():
-    model = Model([Flatten(), Dense(5), ReLU(), Dense(4), Tanh(), Dense(3)], (2, 3), dtype=np.float64)
-    x, slope = np.ones((2, 2, 3)), np.ones((2, 3))
+CHAINS = {
+    "dense": lambda: Model([Flatten(), Dense(5), ReLU(), Dense(4), Tanh(), Dense(3)], (2, 3), dtype=np.float64),
+    "convolutions": lambda: Model([Conv(4, 2), Conv(4, 3, stride=2, padding=1), Bias(), Flatten(), Dense(3)], (4, 5, 2), dtype=np.float64),
+    "recurrent": lambda: Model([LSTM(4, sequence=True), GRU(3, sequence=True), RNN(3)], (4, 2), dtype=np.float64),
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_the_gradient_is_announced_once_each_from_the_last_layer_to_the_first(chain):
+    model = CHAINS[chain]()
+    x, slope = np.ones((2, *model.shape)), np.ones((2, 3))
     model.forward(x)
     model.backward(slope.copy())
     final, spans = model.arena.grad.copy(), []

@@ -83,6 +83,7 @@ class Conv(Layer):
         self._slope_of_filters(slope)
         if self.bias:
             sum_rows(slope.reshape(-1, self.outputs), self.work, self.parameters["bias"].grad)
+        self.context.finish(self)  # before the input's slope, which takes as long again: the gradients may leave meanwhile
         if not self.needs_input_slope:
             return slope
         back = self.take("back", self._x.shape, slope)

@@ -86,13 +86,18 @@ class Recurrent(Layer):
             xp.matmul(before.T, part.reshape(len(before), -1), out=state.grad[:, columns])
         flat, x = self.gates.reshape(len(before), -1), self._x.reshape(len(before), -1)
         xp.matmul(x.T, flat, out=self.parameters["input"].grad)
-        sum_rows(flat, self.work, self.parameters["bias"].grad)
+        self.sum_biases()
+        self.context.finish(self)
         if not self.needs_input_slope:
             return slope
         xp.matmul(flat, self.parameters["input"].data.T, out=x)
         out = self.take("back", (rows, steps, inputs), slope)
         out[...] = self._x.transpose(1, 0, 2)
         return out
+
+    def sum_biases(self) -> None:
+        """Overwrite the gradients of the biases, from the slopes that all steps have left."""
+        sum_rows(self.gates.reshape(-1, self.gates.shape[-1]), self.work, self.parameters["bias"].grad)
 
     def over_time(self, name: str, steps: int, rows: int, numbers: int, like: Array) -> Array:
         """Return a buffer (steps, rows, numbers); the rows may vary from call to call."""
@@ -265,11 +270,10 @@ class GRU(Recurrent):
             xp.subtract(s, bend, out=s)
             s *= own
 
-    def backward(self, slope: Array) -> Array:
-        """Overwrite the gradients and return the input's slope (B, T, d)."""
-        back = super().backward(slope)
+    def sum_biases(self) -> None:
+        """Overwrite the gradients of both biases."""
+        super().sum_biases()
         sum_rows(self.inner.reshape(-1, self.width), self.work, self.parameters["state_bias"].grad)
-        return back
 
     def state_slopes(self) -> list[tuple[slice, Array]]:
         """Return the columns of r and z with the gates' slopes, and those of n with the slope of h U_n + c."""
