@@ -1,6 +1,6 @@
 """A training step on two ranks: hpcml's roads, and PyTorch DDP with Gloo where PyTorch is installed, interleaved; and on one rank alone.
 
-    python benchmarks/step.py [--workload mlp | cnn] [--ranks 2] [--rounds 9] [--rows 128]
+    python benchmarks/step.py [--workload mlp | cnn | transformer] [--ranks 2] [--rounds 9] [--rows 128]
 
 Prints a row a contestant, with the memory that a step of one process needs beside hpcml's and PyTorch's, and keeps them in
 benchmarks/results/. Each rank has one BLAS thread.
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from workloads import CLASSES, WORKLOADS
+from workloads import WORKLOADS
 
 ALONE = "hpcml exact, one rank"
 RESULTS = Path(__file__).parent / "results"
@@ -59,7 +59,7 @@ def measure(args: argparse.Namespace, work) -> int:
     batch = args.rows * comm.size
     shard = Path(args.folder) / "rows.h5"
     if comm.rank == 0:
-        make_shard(shard, batch, work.shape, CLASSES)
+        make_shard(shard, batch, work.shape, work.classes, work.tokens)
     comm.barrier()
     runs = contestants(comm, shard, work, batch)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -124,11 +124,11 @@ def torch_step(work, kind: str, ddp: bool = False) -> Callable[[], None]:
     if ddp:
         model = torch.nn.parallel.DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    y = torch.randint(0, CLASSES, (len(x),))
+    y = torch.randint(0, work.classes, (x.numel() if work.tokens else len(x),))
 
     def step() -> None:
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(x), y).backward()
+        torch.nn.functional.cross_entropy(model(x).flatten(0, -2), y).backward()
         optimizer.step()
 
     return step
@@ -140,7 +140,7 @@ def tell_memory(who: str, work, folder: Path) -> int:
 
     if who == "hpcml":
         shard = folder / f"memory-{os.getpid()}.h5"
-        make_shard(shard, work.rows, work.shape, CLASSES)
+        make_shard(shard, work.rows, work.shape, work.classes, work.tokens)
         hpcml_alone(shard, dataclasses.replace(work, rows=1), 1)()  # what is imported late is there now
         before = forget_peak()
         step = hpcml_alone(shard, work, work.rows)

@@ -16,6 +16,8 @@ class MLP:
     sizes: tuple[int, ...] = (784, 1024, 1024, CLASSES)
     rows: int = 128
     formats: tuple[str, ...] = ("",)
+    classes: int = CLASSES
+    tokens: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -46,6 +48,8 @@ class CNN:
     side: int = 32
     rows: int = 64
     formats: tuple[str, ...] = ("", " channels_last")
+    classes: int = CLASSES
+    tokens: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,4 +76,36 @@ class CNN:
         return torch.nn.Sequential(*layers).to(memory_format=layout), x
 
 
-WORKLOADS = {"mlp": MLP(), "cnn": CNN()}
+@dataclass(frozen=True)
+class Transformer:
+    """A causal transformer over bytes with learned positions, whose head shares the embedding's table."""
+
+    layers: int = 4
+    width: int = 256
+    heads: int = 4
+    context: int = 128
+    rows: int = 8
+    formats: tuple[str, ...] = ("",)
+    classes: int = 256
+    tokens: bool = True
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of a row: the tokens seen, and the last, which is only predicted."""
+        return (self.context + 1,)
+
+    def hpcml(self) -> Any:
+        """Return hpcml's model."""
+        import hpcml
+
+        return hpcml.nn.transformer(*self.shape, layers=self.layers, width=self.width, heads=self.heads)
+
+    def torch(self, kind: str) -> tuple[Any, Any]:
+        """Return PyTorch's model and a batch for it."""
+        import torch
+        from peers import Language
+
+        return Language(self.layers, self.width, self.heads, self.context), torch.randint(0, 256, (self.rows, self.context))
+
+
+WORKLOADS = {"mlp": MLP(), "cnn": CNN(), "transformer": Transformer()}

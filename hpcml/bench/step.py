@@ -11,15 +11,19 @@ import numpy as np
 from hpcml.arrays import stream
 from hpcml.comm.communicator import Communicator, Op
 from hpcml.data import RowWriter, open_shards
-from hpcml.nn import Model, softmax_cross_entropy
+from hpcml.nn import Model, softmax_cross_entropy, token_cross_entropy
 from hpcml.optim import SGD
 from hpcml.sync import Plan
 from hpcml.train import Trainer
 
 
-def make_shard(path: Path, rows: int, shape: tuple[int, ...], classes: int) -> None:
-    """Write one shard of random rows: x (rows, *shape) float32 in [0, 1), y (rows,) int64."""
-    random = stream(0, "bench")
+def make_shard(path: Path, rows: int, shape: int | tuple[int, ...], classes: int, tokens: bool = False) -> None:
+    """Write one shard of random rows: x (rows, *shape) float32 in [0, 1), y (rows,) int64; or y (rows, *shape) int64 alone, as tokens."""
+    random, shape = stream(0, "bench"), (shape,) if isinstance(shape, int) else shape
+    if tokens:
+        with RowWriter(path, rows, {"y": (shape, np.int64)}) as file:
+            file.write(0, {"y": random.integers(0, classes, (rows, *shape))})
+        return
     with RowWriter(path, rows, {"x": (shape, np.float32), "y": ((), np.int64)}) as file:
         file.write(0, {"x": random.random((rows, *shape), dtype=np.float32), "y": random.integers(0, classes, rows)})
 
@@ -30,12 +34,13 @@ def training_step(comm: Communicator, shard: Path, model: Model, batch: int, syn
     Args:
         comm: all ranks; each hosts one virtual worker.
         shard: rows as `make_shard` writes them, at least one batch.
-        model: takes the shard's rows and gives a number for each class.
+        model: takes the shard's rows and gives a number for each class, or for each token at each position.
         batch: rows of the global batch.
         sync: the synchroniser to measure.
     """
-    data = open_shards(shard)
-    trainer = Trainer(model, softmax_cross_entropy, SGD(0.01, momentum=0.9), sync, data, batch=batch, comm=comm, device="cpu", hooks=())
+    tokens = len(model.outputs) == 2
+    data, loss = open_shards(shard, features="y" if tokens else "x"), token_cross_entropy if tokens else softmax_cross_entropy
+    trainer = Trainer(model, loss, SGD(0.01, momentum=0.9), sync, data, batch=batch, comm=comm, device="cpu", hooks=())
     batches = next(trainer.loader.batches(0))
     return lambda: trainer.step(batches)
 
