@@ -35,12 +35,25 @@ from hpcml.sync import (
 )
 from hpcml.sync.arrivals import Arrivals, Drawn, Recorded
 from hpcml.sync.meetings import Every, Meetings
-from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, Consistency, Downpour, ElasticWorker, Gradients, ParameterServer
+from hpcml.sync.server import (
+    ASP,
+    BAP,
+    BSP,
+    SSP,
+    TAP,
+    Consistency,
+    Downpour,
+    ElasticWorker,
+    GossipLearning,
+    Gradients,
+    OwnPacePlan,
+    ParameterServer,
+)
 from hpcml.sync.server.programs import Worker
 from hpcml.sync.synchroniser import AdoptingPlan
 
 
-def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: list[str]) -> Plan | ParameterServer:
+def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: list[str]) -> Plan | OwnPacePlan:
     """Return the strategy that the config names, over the road that it names; a road chosen by "auto" is told in the notes.
 
     Args:
@@ -49,6 +62,8 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
         comm: all ranks; a measured table of roads is read together.
         notes: what was chosen is added here.
     """
+    if config.sync.name == "gossip-learning":
+        return GossipLearning(config.train.seed, config.server.replay)
     if config.sync.name in _WORKERS:
         return build_server(config)
     keys, way = config.sync, build_sum(config, comm, notes)

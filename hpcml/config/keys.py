@@ -145,7 +145,17 @@ class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """
 
     name: Literal[
-        "every-step", "local-steps", "elastic", "gossip", "push-sum", "delayed", "ensemble", "parameter-server", "downpour", "async-easgd"
+        "every-step",
+        "local-steps",
+        "elastic",
+        "gossip",
+        "push-sum",
+        "delayed",
+        "ensemble",
+        "parameter-server",
+        "downpour",
+        "async-easgd",
+        "gossip-learning",
     ] = "every-step"
     every: int = 8
     schedule: Literal["fixed", "adaptive", "once"] = "fixed"

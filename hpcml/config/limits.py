@@ -118,6 +118,7 @@ _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
         "downpour": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
         "async-easgd": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
         "ensemble": ("every", "schedule", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP),
+        "gossip-learning": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
     },
     "sync.outer": {
         "average": ("outer_rate", "outer_momentum", "outer_nesterov"),
@@ -210,6 +211,7 @@ _WITH_SERVER = {
     "parameter-server": ("fetch", "push", "beta"),
     "downpour": ("compensation", "beta"),
     "async-easgd": ("compensation", "warm", "fetch", "push"),
+    "gossip-learning": tuple(key for key in msgspec.to_builtins(ServerConfig()) if key != "replay"),
 }
 """Synchronisers with a server, and the keys of [server] that mean nothing to each."""
 

@@ -74,7 +74,7 @@ MEANINGS = {
     "rate.base_batch": "linear scaling: the batch that `optimizer.rate` was found for; 0: no scaling; the result is printed",
     "rate.recipe": "`large-batch`: LARS or LAMB, warm-up and cosine where left open, each printed",
     "sync.name": "`every-step`, `local-steps`, `elastic`, `gossip`, `push-sum`, `delayed`, `ensemble`, `parameter-server`, `downpour`,"
-    " `async-easgd`: see docs/strategies.md",
+    " `async-easgd`, `gossip-learning`: see docs/strategies.md",
     "sync.every": "steps between two meetings of workers that have models of their own",
     "sync.schedule": "`local-steps`: `fixed`, `adaptive` (more often as the loss falls), `once` (at the end)",
     "sync.warm_epochs": "epochs of `every-step` before the strategy begins",

@@ -12,7 +12,7 @@ from hpcml.data import ShardedDataset
 from hpcml.errors import ConfigError, DataError, ShapeError
 from hpcml.nn import Loss, Model
 from hpcml.sync import Plan
-from hpcml.sync.server import ParameterServer
+from hpcml.sync.server import OwnPacePlan
 
 if TYPE_CHECKING:
     from hpcml.train.trainer import Trainer
@@ -52,7 +52,7 @@ def _targets(model: Model, loss: Loss) -> tuple[int, ...]:
     return (1,) if loss.integer_target else (math.prod(model.outputs),)
 
 
-def identify(trainer: Trainer, sync: Plan | ParameterServer, sampling: dict[str, Any]) -> dict[str, str]:
+def identify(trainer: Trainer, sync: Plan | OwnPacePlan, sampling: dict[str, Any]) -> dict[str, str]:
     """Return in plain words everything that decides the bits of a run; a resumed run must have the same."""
     return {
         "parameter layout": f"{trainer.model.arena.fingerprint()} of {trainer.model.describe()}",

@@ -12,7 +12,7 @@ from hpcml.arrays import span
 from hpcml.data import Loader, Sampler, ShardedDataset
 from hpcml.data.portions import Portions
 from hpcml.errors import ConfigError, RunError
-from hpcml.sync.server import ParameterServer, Record
+from hpcml.sync.server import OwnPacePlan, Record
 from hpcml.sync.server.deal import Portion
 from hpcml.sync.server.placement import Placement
 from hpcml.train.recorder import write_whole
@@ -99,18 +99,18 @@ Pace = LockStep | OwnPace
 
 def hosted(sync: Any, workers: int, ranks: int, rank: int) -> range:
     """Return the virtual workers that a rank hosts."""
-    run = Placement.of(sync.servers, workers, ranks).workers[rank] if isinstance(sync, ParameterServer) else span(workers, ranks, rank)
+    run = Placement.of(sync.servers, workers, ranks).workers[rank] if isinstance(sync, OwnPacePlan) else span(workers, ranks, rank)
     return range(run.start, run.stop)
 
 
 def hosts(sync: Any, ranks: int) -> int:
     """Return how many ranks host workers."""
-    return ranks - sync.servers if isinstance(sync, ParameterServer) and 0 < sync.servers < ranks else ranks
+    return ranks - sync.servers if isinstance(sync, OwnPacePlan) and 0 < sync.servers < ranks else ranks
 
 
 def pace(sync: Any) -> type[Pace]:
     """Return how a synchroniser's epochs go by."""
-    return OwnPace if isinstance(sync, ParameterServer) else LockStep
+    return OwnPace if isinstance(sync, OwnPacePlan) else LockStep
 
 
 def record_path(folder: Path, epoch: int) -> Path:
@@ -125,7 +125,7 @@ def write_record(trainer: Trainer) -> None:
         RunError: on every rank, if rank 0 cannot write.
     """
     sync, saving = trainer.plan, trainer.saving
-    if saving is None or (sync.consistency.whole and not sync.stealing):  # there the order decides nothing
+    if saving is None or not sync.recorded:
         return
     with trainer.comm.together():
         if trainer.comm.rank == 0:

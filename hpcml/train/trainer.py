@@ -18,7 +18,7 @@ from hpcml.errors import HpcmlError, NumericsError
 from hpcml.nn import Loss, Model, Tail
 from hpcml.optim import Rule
 from hpcml.sync import Nodes, Plan
-from hpcml.sync.server import ParameterServer
+from hpcml.sync.server import OwnPacePlan
 from hpcml.train.audit import Audit
 from hpcml.train.committee import judge_of
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
@@ -66,7 +66,7 @@ class Trainer:
         model: Model,
         loss: Loss,
         optimizer: Rule,
-        sync: Plan | ParameterServer,
+        sync: Plan | OwnPacePlan,
         data: ShardedDataset,
         *,
         batch: int,

@@ -49,6 +49,8 @@ class Kind(IntEnum):
     """From rank 0: all work is done, and no letter on its way."""
     STOP = 12
     """To all: a worker met an error; end as soon as you can."""
+    TAKEN = 13
+    """To a worker: the model that it sent was taken."""
 
 
 CONTROL = (Kind.IDLE, Kind.COUNT, Kind.END, Kind.STOP)

@@ -70,6 +70,11 @@ class ParameterServer:
         if self.warm and self.consistency.whole:
             raise ConfigError("bsp needs no warm start: leave server.warm out, or choose tap, bap or ssp")
 
+    @property
+    def recorded(self) -> bool:
+        """Whether the order of arrival decides anything, and is kept."""
+        return not self.consistency.whole or self.stealing
+
     def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Running:
         """Return the synchroniser of one run, with all its memory.
 

@@ -5,8 +5,6 @@ Letters: n parameters, V workers, S shards, k rule states.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +15,11 @@ from hpcml.optim import Rule
 from hpcml.sync.conits import Conits
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.server.client import Client, Program, Work
-from hpcml.sync.server.dealing import DESK, Dealing
+from hpcml.sync.server.dealing import Dealing
+from hpcml.sync.server.ending import Ending, drive
 from hpcml.sync.server.gate import LiveGate, ReplayGate
-from hpcml.sync.server.letters import HEAD_BYTES, Field, Kind, head, note
+from hpcml.sync.server.gathering import gather_measures, gather_record, gather_sums
+from hpcml.sync.server.letters import Field, Kind, head
 from hpcml.sync.server.measures import Measures
 from hpcml.sync.server.placement import Placement
 from hpcml.sync.server.post import Post
@@ -28,7 +28,6 @@ from hpcml.sync.server.record import Record
 from hpcml.sync.server.shard import Shard
 from hpcml.sync.server.tables import Table
 from hpcml.sync.server.teams import Team
-from hpcml.sync.server.termination import Termination, Verdict
 from hpcml.sync.synchroniser import Arrays, Quiet
 
 if TYPE_CHECKING:
@@ -95,9 +94,8 @@ class Running(Quiet):
         self.post.begin()
         try:
             programs = [self._program(client, work) for client in self.clients.values()]
-            self._drive(programs)
-            self._report()
-            self.post.wait(lambda: self._over)
+            drive(self.post, programs)
+            self._ending.meet()
         except BaseException:
             self.post.stop()
             raise
@@ -107,9 +105,8 @@ class Running(Quiet):
         self._gather_record()
 
     def _begin(self, work: Work, record: Record | None) -> None:
-        self._termination = Termination(self._comm.size)
+        self._ending = Ending(self.post)
         self._dealing = Dealing(self.post, self.workers, work.steps, self.plan.stealing, record is not None)
-        self._over = False
         for number, shard in self.shards.items():
             shard.begin(self._gate(number, record))
         for worker, client in self.clients.items():
@@ -126,24 +123,6 @@ class Running(Quiet):
         if plan.warm and client.unit and not self._epochs:
             yield from client.ask()
         yield from plan.worker.run(client, work, following, plan.consistency, self.rule)
-
-    def _drive(self, programs: list[Program]) -> None:
-        """Run this rank's workers in turn, each as far as it can without waiting."""
-        waiting: list[tuple[Program, Callable[[], bool]]] = [(program, _now) for program in programs]
-        while waiting:
-            moved = False
-            for entry in list(waiting):
-                program, condition = entry
-                if not condition():
-                    continue
-                moved = True
-                waiting.remove(entry)
-                following = next(program, None)
-                if following is not None:
-                    waiting.append((program, following))
-                self.post.turn()
-            if not moved:
-                self.post.wait(lambda: any(condition() for _, condition in waiting))
 
     def _send(self, to: int, letter: np.ndarray, urgency: int = 0) -> None:
         self.post.send(to, letter, urgency)
@@ -169,25 +148,8 @@ class Running(Quiet):
             for client in self.clients.values():
                 client.stopped = True
         else:
-            self._take_control(kind, source, fields)
+            self._ending.take(kind, source, fields)
         self.post.mail.give_back(letter)
-
-    def _take_control(self, kind: Kind, source: int, fields: np.ndarray) -> None:
-        """Find out together when all work is done."""
-        post = self.post
-        if kind is Kind.COUNT:
-            self._report()
-        elif kind is Kind.IDLE:
-            verdict = self._termination.report(source, int(fields[Field.CLOCK]), int(fields[Field.EXTRA]))
-            if verdict is not Verdict.WAIT:
-                for rank in range(self._comm.size):
-                    post.send(rank, note(post.mail, Kind.END if verdict is Verdict.END else Kind.COUNT, 0))
-        else:
-            self._over = True
-
-    def _report(self) -> None:
-        """Tell the desk that this rank's workers are done, and how many letters it has sent and taken by now."""
-        self.post.send(DESK, note(self.post.mail, Kind.IDLE, 0, clock=self.post.sent, extra=self.post.taken))
 
     def _gather_record(self) -> None:
         """Make the record of the epoch, and the measures so far, known on every rank."""
@@ -196,23 +158,9 @@ class Running(Quiet):
             {worker: client.seen for worker, client in self.clients.items()},
             {worker: client.taken for worker, client in self.clients.items()},
         )
-        self.record = Record()
-        for data in self._comm.all_gather_bytes(mine.to_bytes()):
-            self.record.merge(Record.from_bytes(data, "a rank's arrival order"))
+        self.record = gather_record(self._comm, mine)
         counted = [*(shard.measures for shard in self.shards.values()), *(client.measures for client in self.clients.values())]
-        parts = [measures.plain() for measures in counted]
-        mail = self.post.mail
-        own = {"parts": parts, "bytes": mail.sent_bytes, "letters": mail.sent_letters, "waited": self.post.waited}
-        self.measures = Measures()
-        found = [json.loads(data) for data in self._comm.all_gather_bytes(json.dumps(own).encode())]
-        for part in found:
-            for plain in part["parts"]:
-                self.measures.add(plain)
-        self.measured = self.measures.plain() | {
-            "bytes_sent": sum(part["bytes"] - HEAD_BYTES * part["letters"] for part in found),
-            "letters_sent": sum(part["letters"] for part in found),
-            "seconds_waited": sum(part["waited"] for part in found),
-        }
+        self.measures, self.measured = gather_measures(self._comm, self.post, counted)
 
     def conits(self) -> Conits:
         """Return how far the workers' copies were apart, as measured in this start."""
@@ -233,11 +181,7 @@ class Running(Quiet):
             if number in self.shards:
                 part[:] = self.shards[number].table.data
             self._comm.broadcast(part, home)
-        sums = np.zeros((self.workers, len(Tail)))
-        for worker, client in self.clients.items():
-            sums[worker] = client.sums
-        self._comm.all_reduce(sums)
-        self._sums = np.add.reduce(sums, axis=0)
+        self._sums = gather_sums(self._comm, self.workers, {worker: client.sums for worker, client in self.clients.items()})
 
     def shared_state(self) -> Arrays:
         """Return parameters, the rule's states and the numbers of writes, brought together; every rank calls it."""
@@ -265,7 +209,3 @@ class Running(Quiet):
     def close(self) -> None:
         """Give back the letter box; every rank calls it."""
         self.post.mail.close()
-
-
-def _now() -> bool:
-    return True

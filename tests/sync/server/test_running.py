@@ -13,7 +13,7 @@ import pytest
 import hpcml
 from hpcml.comm import simulated
 from hpcml.errors import ConfigError, DataError, RunError
-from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, Downpour, ElasticWorker, ParameterServer
+from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, Downpour, ElasticWorker, GossipLearning, ParameterServer
 from hpcml.train.checkpoint import sha256_of_weights
 from tests.small import CLASSES, WIDTH, rows, write_shard
 
@@ -28,6 +28,7 @@ PLANS = {
     "bap": {"consistency": BAP()},
     "tap, groups": {"groups": 2},
     "ssp, groups, a server": {"groups": 3, "consistency": SSP(1), "servers": 1},
+    "gossip learning": None,
     "elastic, groups": {"groups": 2, "worker": ElasticWorker(2)},
     "downpour, groups": {"groups": 2, "worker": Downpour(1, 2)},
     "ssp": {"consistency": SSP(1)},
@@ -74,14 +75,14 @@ def train(ranks, epochs, shards, sync, **options):
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_a_recorded_run_is_computed_again_bit_for_bit_on_any_number_of_ranks(shards, tmp_path, name, ranks):
-    plan = PLANS[name]
-    first, measured = train(ranks, 2, shards, ParameterServer(**plan), saving=hpcml.Saving(tmp_path / "first"))
-    assert measured["writes"] > 0
+    plan, make = PLANS[name] or {}, GossipLearning if PLANS[name] is None else ParameterServer
+    first, measured = train(ranks, 2, shards, make(**plan), saving=hpcml.Saving(tmp_path / "first"))
+    assert measured["reads"] > 0
     if name == "bsp":
         assert not (tmp_path / "first" / "arrivals").exists()
         return
     for other in (1, 2, 3, 4):
-        again, _ = train(other, 2, shards, ParameterServer(**plan, replay=str(tmp_path / "first")))
+        again, _ = train(other, 2, shards, make(**plan, replay=str(tmp_path / "first")))
         assert again == first
 
 
@@ -113,6 +114,16 @@ def test_at_the_bound_and_not_beyond_it(shards):
     for bound in (1, 2):
         _, measured = train(4, 2, shards, ParameterServer(SSP(bound)))
         assert max(map(int, measured["clock_gaps"])) <= bound
+
+
+def test_gossip_learning_learns_goes_on_and_needs_two(shards, tmp_path):
+    train(3, 4, shards, GossipLearning(), saving=hpcml.Saving(tmp_path))
+    resumed, measured = train(2, 8, shards, GossipLearning(), saving=hpcml.Saving(tmp_path, resume=True))
+    assert json.loads(resumed[1])["test_accuracy"] > 0.8
+    assert measured["largest_drift"] > 0
+    assert resumed == train(1, 8, shards, GossipLearning(replay=str(tmp_path)))[0]
+    with pytest.raises(ConfigError, match="somebody to talk to"):
+        train(1, 1, shards, GossipLearning(), workers=1)
 
 
 @pytest.mark.parametrize("consistency", [BSP(), TAP(), BAP()], ids=["bsp", "tap", "bap"])
