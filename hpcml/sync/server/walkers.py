@@ -44,7 +44,7 @@ class Walker:
 
     def begin(self, seen: list[int], replaying: bool, walk: np.random.Generator | None) -> None:
         """Start an epoch, by a record of what this worker merged and sent at each step, or as it comes."""
-        self.came: dict[int, np.ndarray] = {}
+        self._came = [deque[np.ndarray]() for _ in self._desks]  # in a replay a sender may be several letters ahead
         self._open: set[int] = set()
         self.seen, self.taken, self.stopped = list[int](), list[Portion](), False
         self._recorded, self._replaying, self._walk = deque(seen), replaying, walk
@@ -62,7 +62,7 @@ class Walker:
         """Take a model, or the news that one was taken."""
         fields = head(letter)
         if int(fields[Field.KIND]) == Kind.MODEL:
-            self.came[int(fields[Field.EXTRA])] = letter
+            self._came[int(fields[Field.EXTRA])].append(letter)
         else:
             self._open.discard(int(fields[Field.EXTRA]))
             self._post.mail.give_back(letter)
@@ -77,7 +77,7 @@ class Walker:
             wanted = self._recorded.popleft() if self._replaying else 0
             if self._replaying:
                 yield partial(self._has, wanted)
-            mask = self._merge([w for w in sorted(self.came) if not self._replaying or wanted >> w & 1])
+            mask = self._merge([w for w, came in enumerate(self._came) if came and (wanted >> w & 1 or not self._replaying)])
             self.taken.append((self.worker, step))
             self.arena.point(data=self.view, grad=self.grad)
             work.compute(self.worker, (self.worker, step))
@@ -91,13 +91,13 @@ class Walker:
 
     def _has(self, mask: int) -> bool:
         """Return whether the models of all these workers have come."""
-        return all(worker in self.came for worker in range(len(self._desks)) if mask >> worker & 1)
+        return all(came for worker, came in enumerate(self._came) if mask >> worker & 1)
 
     def _merge(self, senders: list[int]) -> int:
         """Merge the models of these workers, one after the other, into this one's; return the workers as bits."""
         mask = 0
         for sender in senders:
-            letter = self.came.pop(sender)
+            letter = self._came[sender].popleft()
             model = body(letter, self.arena.dtype)
             self.measures.take_read(max(0, self.total - int(head(letter)[Field.CLOCK])))
             self.measures.take_drift(self.view, model)
