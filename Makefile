@@ -94,6 +94,7 @@ check: $(VENV)/.dev ## style, types, job scripts, architecture
 
 bench: $(VENV)/.done ## a training step, measured: rows on the screen and in benchmarks/results
 	$(PYTHON) benchmarks/step.py </dev/null
+	$(PYTHON) benchmarks/step.py --workload cnn </dev/null
 
 bench-collectives: $(VENV)/.done ## all-reduces of hpcml, MPI, Gloo, Horovod in one run of RANKS ranks (2); peers that are missing are left out
 	mpirun -n $(RANKS) $(PYTHON) benchmarks/collectives.py </dev/null
