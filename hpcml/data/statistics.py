@@ -38,6 +38,11 @@ class Moments:
     classes: dict[int, int] | None
 
     @property
+    def deviation(self) -> np.ndarray:
+        """Standard deviation of each column, (d,): that of the population (divided by the count, as numpy's std), 0 without values."""
+        return np.sqrt(np.divide(self.table[2], self.table[0], out=np.zeros_like(self.table[2]), where=self.table[0] > 0))
+
+    @property
     def count(self) -> int:
         """Finite values of all columns."""
         return int(self.table[0].sum())
@@ -47,17 +52,25 @@ def moments(values: np.ndarray) -> Moments:
     """Return the moments of rows (n, *shape), n of 1 or more, of any dtype of numbers."""
     flat = values.reshape(len(values), -1)
     wide = flat.astype(np.float64)
-    finite = np.isfinite(wide)
-    whole = bool(finite.all())
-    count = finite.sum(axis=0).astype(np.float64)
-    kept = wide if whole else np.where(finite, wide, 0.0)
-    mean = kept.sum(axis=0) / np.maximum(count, 1)
-    distance = kept - mean
-    if not whole:
-        distance[~finite] = 0.0
-    low = wide.min(axis=0) if whole else np.where(finite, wide, np.inf).min(axis=0)
-    high = wide.max(axis=0) if whole else np.where(finite, wide, -np.inf).max(axis=0)
-    table = np.stack([count, mean, np.square(distance).sum(axis=0), low, high, len(wide) - count])
+    count = np.full(wide.shape[1], float(len(wide)))
+    with np.errstate(invalid="ignore"):
+        low, high = wide.min(axis=0), wide.max(axis=0)  # NaN where a column has one
+    base, bad = low, None
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        bad = ~np.isfinite(wide)
+        count -= bad.sum(axis=0)
+        low, high = np.where(bad, np.inf, wide).min(axis=0), np.where(bad, -np.inf, wide).max(axis=0)
+        base = np.where(count > 0, low, 0.0)
+        wide[bad] = 0.0
+    # Relative to the least value: a column that never changes has its own value as mean and a deviation of 0, to the last bit.
+    wide -= base
+    if bad is not None:
+        wide[bad] = 0.0
+    mean = wide.sum(axis=0) / np.maximum(count, 1)
+    wide -= mean
+    if bad is not None:
+        wide[bad] = 0.0
+    table = np.stack([count, base + mean, np.square(wide, out=wide).sum(axis=0), low, high, len(wide) - count])
     classes = _count(flat) if flat.shape[1] == 1 and values.ndim == 1 and values.dtype.kind in "iub" else None
     return Moments(table, classes)
 
@@ -103,10 +116,9 @@ Nodes = dict[tuple[int, int], dict[str, Moments]]
 """(level, index) of the tree -> field -> moments; level 0 are the leaves."""
 
 
-def leaf(source: RowSource, contents: Contents, index: int) -> dict[str, Moments]:
-    """Return the moments of every field of numbers over the rows of one leaf; without rows, nothing."""
+def leaf(source: RowSource, step: int, index: int) -> dict[str, Moments]:
+    """Return the moments of every field of numbers over the rows of one leaf, `step` rows at a time; without rows, nothing."""
     part = span(source.rows, LEAVES, index)
-    step = contents.block(BLOCK_BYTES)
     found: dict[str, Moments] = {}
     for start in range(part.start, part.stop, step):
         for name, values in source.read(start, min(start + step, part.stop)).items():
@@ -155,14 +167,13 @@ def unpack(text: bytes) -> Nodes:
 def summarise(root: Mapping[str, Moments], rows: int, contents: Contents) -> dict[str, Any]:
     """Return the statistics as plain data: rows, and for each field its shape, dtype, overall and column numbers, class counts.
 
-    The deviation is that of the population (divided by the count, as numpy's std). Columns are in C order of the row shape.
+    Columns are in C order of the row shape.
     """
     fields = {}
     for name, found in root.items():
-        count, mean, squares, low, high, bad = found.table
-        deviation = np.sqrt(np.divide(squares, count, out=np.zeros_like(count), where=count > 0))
+        count, mean, _, low, high, bad = found.table
         shape, dtype = contents.schema()[name]
-        columns = {"mean": mean, "std": deviation, "min": low, "max": high}
+        columns = {"mean": mean, "std": found.deviation, "min": low, "max": high}
         fields[name] = {
             "shape": shape,
             "dtype": dtype,

@@ -9,15 +9,15 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from hpcml.arrays.spans import span
 from hpcml.comm.communicator import Communicator
 from hpcml.data.contents import Contents, read_contents
 from hpcml.data.manifest import NAME, build_manifest, describe_file, load_manifest, names_unique, write_json
 from hpcml.data.shards import find_shards
-from hpcml.data.statistics import LEAVES, Nodes, fold, leaf, pack, summarise, unpack
+from hpcml.data.statistics import BLOCK_BYTES, summarise
 from hpcml.data.verification import Range, check_file
 from hpcml.datasets.dealing import Opened, Progress, deal
 from hpcml.errors import DataError
+from hpcml.train.statistics import field_moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +122,6 @@ def statistics(opened: Opened, comm: Communicator, progress: Progress) -> dict[s
     Raises:
         DataError: on every rank, for rows that cannot be read.
     """
-    mine = span(LEAVES, comm.size, comm.rank)
-    nodes: Nodes = {}
-    for step in range(-(-LEAVES // comm.size)):
-        with comm.together():
-            if mine.start + step < mine.stop:
-                nodes[0, mine.start + step] = leaf(opened.rows, opened.contents, mine.start + step)
-                nodes = fold(nodes)
-        if comm.rank == 0:
-            progress("read, part", min((step + 1) * comm.size, LEAVES), LEAVES)
-    whole: Nodes = {}
-    for text in comm.all_gather_bytes(pack(nodes)):
-        whole.update(unpack(text))
-    root = fold(whole)[LEAVES.bit_length() - 1, 0]
+    step = opened.contents.block(BLOCK_BYTES)
+    root = field_moments(opened.rows, step, comm, lambda done, total: progress("read, part", done, total))
     return summarise(root, opened.rows.rows, opened.contents)

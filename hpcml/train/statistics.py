@@ -1,55 +1,99 @@
-"""Mean and standard deviation of features, computed by all ranks together, the same bits on any number of them.
+"""Statistics of rows, computed by all ranks together, the same bits on any number of them: for transforms and for `hpcml data stats`.
 
-Letters: V virtual workers. Worker w takes ``spans(rows, V)[w]`` in blocks of a fixed length, and sums meet over the fixed tree.
+The tree of data/statistics.py is walked: each rank takes a run of its leaves, partial results go up by messages, the root to everybody.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from hpcml.arrays import span
+from hpcml.arrays import spans
 from hpcml.comm.communicator import Communicator
 from hpcml.data import ShardedDataset
-from hpcml.sync.reducers import TreeSum
-from hpcml.train.evaluation import blocks
+from hpcml.data.gathering import RowSource
+from hpcml.data.statistics import BLOCK_BYTES, LEAVES, Moments, Nodes, fold, leaf, pack, unpack
+from hpcml.sync.tree import Node, crossings
 
-ROWS = 256
-"""Rows that are added at a time; part of the definition of the sums' bits."""
+Told = Callable[[int, int], None]
+"""Called on rank 0 with (leaves done, leaves in all)."""
 
-WORKERS = 64
-"""V of these sums: fixed, so that statistics belong to the data alone; ranks beyond it have nothing to do."""
+
+def field_moments(source: RowSource, step: int, comm: Communicator, told: Told) -> dict[str, Moments]:
+    """Return the moments of every field of numbers over all rows, on every rank.
+
+    Memory: a few nodes of the tree, 48 bytes a column each, whatever the number of ranks.
+
+    Args:
+        source: the rows, the same on every rank.
+        step: rows that are read and added at a time; part of the definition of the bits.
+        comm: all ranks.
+        told: hears of the leaves that are done.
+
+    Raises:
+        DataError: on every rank, if any rank meets rows that cannot be read.
+    """
+    runs = spans(LEAVES, comm.size)
+    mine = runs[comm.rank]
+    nodes: Nodes = {}
+    for turn in range(-(-LEAVES // comm.size)):
+        with comm.together():
+            if mine.start + turn < mine.stop:
+                nodes[0, mine.start + turn] = leaf(source, step, mine.start + turn)
+                nodes = fold(nodes)
+        if comm.rank == 0:
+            told(min((turn + 1) * comm.size, LEAVES), LEAVES)
+    for _, right, sender, adder in crossings(runs):
+        if comm.rank == sender != adder:
+            _send(pack({_place(right): nodes.pop(_place(right))}), adder, comm)
+        if comm.rank == adder != sender:
+            nodes = fold({**nodes, **unpack(_receive(sender, comm))})
+    (root,) = unpack(comm.broadcast_bytes(pack(nodes))).values()
+    return root
+
+
+def _place(node: Node) -> tuple[int, int]:
+    """Return (level, index) of a node over a run of leaves."""
+    level = (node[1] - node[0]).bit_length() - 1
+    return level, node[0] >> level
+
+
+def _send(text: bytes, to: int, comm: Communicator) -> None:
+    comm.exchange(np.array([len(text)], np.int64), to, None, None)
+    comm.exchange(np.frombuffer(text, np.uint8).copy(), to, None, None)
+
+
+def _receive(source: int, comm: Communicator) -> bytes:
+    length = np.zeros(1, np.int64)
+    comm.exchange(None, None, length, source)
+    text = np.zeros(int(length[0]), np.uint8)
+    comm.exchange(None, None, text, source)
+    return text.tobytes()
+
+
+class _Features:
+    """The features of a data set, as they come out of its transforms, in float64."""
+
+    def __init__(self, data: ShardedDataset) -> None:
+        self._data, self.rows = data, data.rows
+
+    def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Return rows start to stop-1."""
+        x = np.empty((stop - start, *self._data.x.shape))
+        self._data.read(start, stop, x)
+        return {"x": x}
 
 
 def moments(data: ShardedDataset, comm: Communicator) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each number of a row over all rows, two arrays (*row,) float64.
 
-    Numbers are taken relative to the first row, so that a large mean costs the deviation no digits.
+    NaN and infinity are left out, so that the row that holds one, and no other, is refused when it is trained on.
 
     Raises:
         DataError: on every rank, if any rank meets rows that cannot be read.
     """
     shape = data.x.shape
-    n = int(np.prod(shape, dtype=np.int64))
-    first = np.empty((1, *shape))
-    workers = max(WORKERS, comm.size)
-    reducer = TreeSum(comm, workers, 2 * n, 0, np.float64)
-    hosted = span(workers, comm.size, comm.rank)
-    with comm.together():
-        data.read(0, 1, first)
-        for worker in range(hosted.start, hosted.stop):
-            sums = reducer.buffer()
-            sums.fill(0)
-            rows = span(data.rows, workers, worker)
-            for start, stop in blocks(rows.start, rows.stop, ROWS):
-                x = np.empty((stop - start, *shape))
-                data.read(start, stop, x)
-                x -= first
-                flat = x.reshape(len(x), n)
-                sums[:n] += flat.sum(axis=0)
-                sums[n:] += np.square(flat).sum(axis=0)
-            reducer.add()
-    reducer.finish()
-    total = np.concatenate([part for _, part in reducer.parts()]) / data.rows
-    mean, square = total[:n], total[n:]
-    deviation = np.sqrt(np.maximum(square - mean * mean, 0))
-    return (mean + first.reshape(n)).reshape(shape), deviation.reshape(shape)
+    step = max(1, BLOCK_BYTES // max(1, 8 * int(np.prod(shape, dtype=np.int64))))
+    found = field_moments(_Features(data), step, comm, lambda done, total: None)["x"]
+    return found.table[1].reshape(shape), found.deviation.reshape(shape)

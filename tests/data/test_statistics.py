@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 
 from hpcml.arrays.spans import spans
 from hpcml.data.contents import Contents
-from hpcml.data.statistics import LEAVES, MOST_CLASSES, fold, leaf, merge, moments, pack, summarise, unpack
+from hpcml.data.statistics import BLOCK_BYTES, LEAVES, MOST_CLASSES, fold, leaf, merge, moments, pack, summarise, unpack
 
 
 class Memory:
@@ -26,7 +26,9 @@ class Memory:
 def computed(source, ranks=1):
     whole = {}
     for part in spans(LEAVES, ranks):
-        whole.update(unpack(pack(fold({(0, i): leaf(source, source.contents, i) for i in range(part.start, part.stop)}))))
+        whole.update(
+            unpack(pack(fold({(0, i): leaf(source, source.contents.block(BLOCK_BYTES), i) for i in range(part.start, part.stop)})))
+        )
     (root,) = fold(whole).values()
     return summarise(root, source.rows, source.contents)
 
@@ -86,3 +88,12 @@ def test_rows_without_a_finite_value_change_no_mean():
 
 def test_text_has_no_statistics():
     assert computed(Memory(x=np.arange(3.0), name=np.array(["a", "b", "c"], object)))["fields"].keys() == {"x"}
+
+
+@given(value=st.floats(-1e30, 1e30), rows=st.integers(1, 700), bad=st.sampled_from([None, np.nan, np.inf]))
+def test_a_column_that_never_changes_has_its_own_mean_and_no_deviation(value, rows, bad):
+    x = np.full(rows + 1, value)
+    if bad is not None:
+        x[0] = bad
+    found = computed(Memory(x=x))["fields"]["x"]["columns"]
+    assert (found["mean"], found["std"]) == ([value], [0.0])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import h5py
 import numpy as np
 
 from hpcml.comm import simulated
 from hpcml.data import ShardedDataset, open_shards
+from hpcml.datasets.checking import statistics
+from hpcml.datasets.dealing import open_all
 from hpcml.train.statistics import moments
+from tests.datasets.conftest import quiet
 
 
 def test_mean_and_deviation_are_those_of_all_rows_on_any_number_of_ranks(tmp_path):
@@ -21,6 +26,35 @@ def test_mean_and_deviation_are_those_of_all_rows_on_any_number_of_ranks(tmp_pat
     assert len({mean.tobytes() + deviation.tobytes() for ranks in found for mean, deviation in ranks}) == 1
     np.testing.assert_allclose(found[0][0][0], values.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(found[0][0][1], values.std(axis=0), rtol=1e-9)
+
+
+def test_a_row_that_is_not_finite_spoils_no_statistics(tmp_path):
+    values = np.random.default_rng(0).normal(size=(40, 2))
+    values[7, 1] = np.nan
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = values
+    mean, deviation = simulated.run(2, lambda comm: moments(open_shards(tmp_path / "a.h5", target=None), comm))[1]
+    np.testing.assert_allclose(mean, np.nanmean(values, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(deviation, np.nanstd(values, axis=0), rtol=1e-12)
+
+
+def test_every_world_has_the_numbers_of_one_rank_and_of_the_tool_that_shows_them(shared_path, on_every_rank):
+    # Every rank writes a file of its own; rank 0's is the one that is read.
+    values = np.random.default_rng(1).normal(3, 2, (600, 4)).astype(np.float32)
+    path = shared_path / f"{os.getpid()}.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = values
+
+    def program(comm):
+        name = comm.broadcast_bytes(str(path).encode()).decode()
+        mean, deviation = moments(open_shards(name, target=None), comm)
+        shown = statistics(open_all(name, None, comm), comm, quiet)["fields"]["x"]["columns"]
+        return mean.tobytes(), deviation.tobytes(), shown
+
+    (truth,) = simulated.run(1, program)
+    assert all(found == truth for found in on_every_rank(program))
+    np.testing.assert_allclose(np.frombuffer(truth[0]), truth[2]["mean"], rtol=1e-13)
+    np.testing.assert_allclose(np.frombuffer(truth[1]), truth[2]["std"], rtol=1e-13)
 
 
 def test_a_run_keeps_its_statistics_for_resume_evaluation_and_prediction(tmp_path, repository, mpirun):
