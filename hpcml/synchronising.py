@@ -82,7 +82,7 @@ def build_sum(config: Config, comm: Communicator, notes: list[str]) -> Sum:
     if config.train.exact:
         return SUMS["tree"]
     if name == "auto":
-        return Auto(automatic(load_table(comm, table_path(os.environ)), notes.append))
+        return Auto(automatic(load_table(comm, table_path(os.environ)), notes.append), say=notes.append)
     # In a fast run, "tree" is a tree over the ranks; only an exact run adds over the tree of virtual workers.
     return SUMS["binary-tree" if name == "tree" else name]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from hpcml.comm.costs import lower_bound, sent
 from hpcml.comm.roads import node_numbers
 from hpcml.comm.start import library_version
 from hpcml.errors import CommError
+from hpcml.sync.nodes import NoSharedMemoryError
 from hpcml.train.conditions import versions
 
 SIZES = [1 << k for k in (12, 14, 16, 18, 20, 22, 24, 26)]
@@ -56,27 +57,36 @@ class _Lane:
 
 
 def measure(
-    comm: Communicator, contestants: Sequence[Contestant], sizes: Sequence[int], repeats: int, dtype: Any = np.float32
+    comm: Communicator,
+    contestants: Sequence[Contestant],
+    sizes: Sequence[int],
+    repeats: int,
+    dtype: Any = np.float32,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Row]:
     """Return a row for each size and contestant, limits included; collective, equal on all ranks.
 
     Args:
         comm: all ranks.
         contestants: whom to compare; each one's first sum is checked.
-        sizes: bytes of the vectors.
+        sizes: bytes of the vectors, rounded down to whole elements.
         repeats: timed calls of each, 1 or more.
         dtype: of the elements, a floating type.
+        say: is told who is left out, at which size, for want of memory that ranks share.
 
     Raises:
         CommError: on every rank, if a contestant's sum is wrong.
     """
     rows: list[Row] = []
-    for nbytes in sizes:
-        rows += _measure_size(comm, contestants, nbytes, repeats, np.dtype(dtype))
+    kind = np.dtype(dtype)
+    for nbytes in dict.fromkeys(nbytes // kind.itemsize * kind.itemsize for nbytes in sizes):
+        rows += _measure_size(comm, contestants, nbytes, repeats, kind, say)
     return rows
 
 
-def _measure_size(comm: Communicator, contestants: Sequence[Contestant], nbytes: int, repeats: int, dtype: np.dtype) -> list[Row]:
+def _measure_size(
+    comm: Communicator, contestants: Sequence[Contestant], nbytes: int, repeats: int, dtype: np.dtype, say: Callable[[str], None]
+) -> list[Row]:
     n = nbytes // dtype.itemsize
     source = aligned(n, dtype)
     source[...] = np.arange(n) % 5 + comm.rank
@@ -84,7 +94,11 @@ def _measure_size(comm: Communicator, contestants: Sequence[Contestant], nbytes:
     lanes = []
     for contestant in [*contestants, *LIMITS]:
         if contestant.memory not in vectors:  # private vectors are one vector: caches see what a training step shows them
-            vectors[contestant.memory] = contestant.memory(comm, n, dtype)
+            try:
+                vectors[contestant.memory] = contestant.memory(comm, n, dtype)
+            except NoSharedMemoryError as error:  # on every rank alike
+                say(f"{contestant.name} is left out at {shown_bytes(nbytes)}: {error}")
+                continue
         lanes.append(_Lane(contestant, comm, vectors[contestant.memory]))
     for lane in lanes:
         lane.x[...] = source

@@ -60,10 +60,11 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--repeats is {args.repeats}; give 1 or more")
         if comm.rank == 0:
             _make_folder(path)
-    found = report(comm, measure(comm, contestants, sizes, args.repeats, dtype), args.repeats, dtype)
+    notes: list[str] = []
+    found = report(comm, measure(comm, contestants, sizes, args.repeats, dtype, notes.append), args.repeats, dtype)
     if comm.rank:
         return 0
-    print("\n".join(table_lines(found)))
+    print("\n".join([*table_lines(found), *(f"note: {note}" for note in notes)]))
     write_whole(path, json.dumps(found, indent=1) + "\n")
     print(f"\nkept in {path}", flush=True)
     if draw(found, path.with_suffix(".png")):

@@ -172,7 +172,7 @@ class MpiCommunicator(Communicator):
         room = np.array([node.room()], np.int64)
         self.all_reduce(room, Op.MIN)
         if need[0] > room[0]:
-            self.shortage = node.explain(int(need[0]), int(room[0]))
+            self.shortage = node.explain(self.host, int(need[0]), int(room[0]))
             return None
         try:
             window, blocks = node.open_window(self.handle, nbytes)

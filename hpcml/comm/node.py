@@ -16,24 +16,40 @@ from hpcml.arrays.memory import ALIGNMENT
 SHARED_FILES = "/dev/shm"
 """Where MPI libraries keep windows on Linux. One larger than the room there is granted, and kills the ranks when touched."""
 
+VARIABLE = "HPCML_SHARED_BYTES"
+"""Limits what a window may take; 0 turns sharing off."""
+
 OVERHEAD = 1 << 20
 """Bytes a rank that the library itself takes there beside the blocks, and room for other users of the node."""
 
 
+def allowed() -> int:
+    """Return how many bytes a window may have: $HPCML_SHARED_BYTES, or more than there are; 0 if that is no number of bytes."""
+    limit = os.environ.get(VARIABLE, "").strip()
+    if not limit:
+        return 1 << 62
+    return int(limit) if limit.isdecimal() else 0
+
+
 def room() -> int:
-    """Return how many bytes of shared memory this node has left; HPCML_SHARED_BYTES limits it, 0 turns sharing off."""
-    limit = os.environ.get("HPCML_SHARED_BYTES", "")
-    allowed = int(limit) if limit.isdigit() else 1 << 62
+    """Return how many bytes a window of this node may have: what is left of its shared memory, or what HPCML_SHARED_BYTES allows."""
+    most = allowed()
     if not os.path.isdir(SHARED_FILES):
-        return allowed
+        return most
     free = os.statvfs(SHARED_FILES)
-    return min(allowed, free.f_bavail * free.f_frsize)
+    return min(most, free.f_bavail * free.f_frsize)
 
 
-def explain(need: int, found: int) -> str:
-    """Return in words that a window does not fit, and what to do."""
+def explain(host: str, need: int, found: int) -> str:
+    """Return in words that a window does not fit, and what to do; `found` is the least room that a rank of the node saw."""
+    wanted = f"the ranks on {host} need {need / 1e6:,.1f} MB more of shared memory"
+    limit = os.environ.get(VARIABLE, "").strip()
+    if limit and not limit.isdecimal():
+        return f"{wanted}, and {VARIABLE} is {limit!r}; give a number of bytes such as 67108864, or 0 to share no memory"
+    if found >= allowed():
+        return f"{wanted}, {VARIABLE} allows {found / 1e6:,.1f} MB; raise it, or unset it to use all of {SHARED_FILES}"
     return (
-        f"the ranks of this node need {need / 1e6:,.0f} MB more of shared memory, {SHARED_FILES} has {found / 1e6:,.0f} MB for them;"
+        f"{wanted}, {SHARED_FILES} has {found / 1e6:,.1f} MB for them;"
         " enlarge it (mount -o remount,size=... on the node, --shm-size for a container)"
     )
 

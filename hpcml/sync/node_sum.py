@@ -42,7 +42,7 @@ class NodeSum:
             cut: spans of n in the order in which backward completes them, from n down to 0; between nodes each goes by itself.
 
         Raises:
-            MemoryError: on every rank, if any node has no room for them; nothing is kept.
+            NoSharedMemoryError: on every rank, if any node has no room for them; nothing is kept.
         """
         self.nodes = nodes
         runs = spans(workers, nodes.order.size)

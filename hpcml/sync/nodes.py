@@ -18,6 +18,10 @@ from hpcml.comm.alone import Alone
 from hpcml.comm.communicator import Communicator, Op
 
 
+class NoSharedMemoryError(MemoryError):
+    """A node of the run cannot share as much memory as it was asked for; raised on every rank of the world at the same point."""
+
+
 class Nodes:
     """The world, ordered by node, with its communicators inside a node and across nodes."""
 
@@ -52,7 +56,7 @@ class Nodes:
         """Return zeroed arrays of these shapes, one a rank of this node, that all its ranks read and write.
 
         Raises:
-            MemoryError: on every rank of the world, if any node cannot share that much; `note` then says why.
+            NoSharedMemoryError: on every rank of the world, if any node cannot share that much; `note` then says why on each.
         """
         sizes = [int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize for shape in shapes]
         mine = -(-sizes[self.inside.rank] // ALIGNMENT) * ALIGNMENT
@@ -60,11 +64,12 @@ class Nodes:
         had = np.array([blocks is not None], np.int32)
         self.order.all_reduce(had, Op.MIN)
         if not had[0] or blocks is None:
-            if self.inside.shortage:
-                self.note = f"each rank keeps gradients of its own: {self.inside.shortage}"
+            mine_lacks = self.inside.shortage if blocks is None else ""
+            told = sorted(text.decode() for text in self.order.all_gather_bytes(mine_lacks.encode()) if text)
+            self.note = f"each rank keeps gradients of its own: {told[0]}" if told else ""
             if not self._shared:  # else others use what was shared before
                 self.inside.release()
-            raise MemoryError(self.note or "a node of the run cannot share memory")
+            raise NoSharedMemoryError(told[0] if told else "a node of the run cannot share memory")
         self._shared = True
         return [block[:size].view(dtype).reshape(shape) for block, size, shape in zip(blocks, sizes, shapes, strict=True)]
 

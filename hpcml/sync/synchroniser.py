@@ -6,7 +6,7 @@ Letters: n parameters, V virtual workers, k optimizer state vectors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -19,7 +19,7 @@ from hpcml.nn.arena import Arena, Tail
 from hpcml.optim import Rule
 from hpcml.sync.conits import Conits
 from hpcml.sync.node_sum import NodeSum
-from hpcml.sync.nodes import Nodes
+from hpcml.sync.nodes import Nodes, NoSharedMemoryError
 from hpcml.sync.reducers import Part, Reducer, RoadSum, TreeSum
 
 if TYPE_CHECKING:
@@ -132,6 +132,16 @@ def restore(into: Arrays, saved: dict[str, np.ndarray], device: Any) -> None:
         x[...] = saved[name] if isinstance(x, np.ndarray) else device.place(saved[name])
 
 
+def through_nodes(nodes: Nodes, workers: int, arena: Arena, vectors: int) -> NodeSum:
+    """Return the reducer through the nodes' memory, which sends a large gradient in buckets between nodes.
+
+    Raises:
+        NoSharedMemoryError: on every rank, if a node has no room for it.
+    """
+    cut = arena.buckets(max(BUCKET, arena.n * arena.dtype.itemsize // BUCKETS))
+    return NodeSum(nodes, workers, arena.n, len(Tail), arena.dtype, vectors, cut)
+
+
 @dataclass(frozen=True, slots=True)
 class ExactTree:
     """The exact way to sum: one fixed tree over the workers."""
@@ -143,11 +153,10 @@ class ExactTree:
         xp = namespace(arena.data)
         if xp is not np:
             return TreeSum(nodes.order, workers, arena.n, len(Tail), arena.dtype, xp)
-        cut = arena.buckets(max(BUCKET, arena.n * arena.dtype.itemsize // BUCKETS))
         try:
-            return NodeSum(nodes, workers, arena.n, len(Tail), arena.dtype, vectors, cut)
-        except MemoryError:  # nodes.note says why, and the run tells it once
-            return NodeSum(Nodes(nodes.order, apart=True), workers, arena.n, len(Tail), arena.dtype, vectors, cut)
+            return through_nodes(nodes, workers, arena, vectors)
+        except NoSharedMemoryError:  # nodes.note says why, and the run tells it once
+            return through_nodes(Nodes(nodes.order, apart=True), workers, arena, vectors)
 
     def among(self, comm: Communicator, runs: list[slice], arena: Arena) -> Reducer:
         """Return a reducer by messages alone over some ranks, of which rank r hosts the workers ``runs[r]``, perhaps none."""
@@ -177,11 +186,17 @@ class Auto:
 
     road: Road = field(repr=False)
     exact: bool = False
+    say: Callable[[str], None] = field(default=lambda text: None, repr=False, compare=False)
 
     def reducer(self, nodes: Nodes, workers: int, arena: Arena, vectors: int) -> Reducer:
-        """Return a reducer with its memory."""
+        """Return a reducer with its memory, and say which way it takes."""
         if any(len(ranks) > 1 for ranks in nodes.ranks) and namespace(arena.data) is np:
-            return ExactTree().reducer(nodes, workers, arena, vectors)
+            try:
+                reducer = through_nodes(nodes, workers, arena, vectors)
+            except NoSharedMemoryError:  # nodes.note says why, and the run tells it once
+                return Fast("auto", self.road).reducer(nodes, workers, arena, vectors)
+            self.say("auto: the nodes' shared memory (ranks share a node)")
+            return reducer
         return Fast("auto", self.road).reducer(nodes, workers, arena, vectors)
 
     def among(self, comm: Communicator, runs: list[slice], arena: Arena) -> Reducer:

@@ -113,6 +113,33 @@ def test_a_contestant_may_return_its_sum_and_bring_its_own_memory():
     assert made == [16, 16]
 
 
+def test_sizes_below_an_element_are_one_size():
+    rows = simulated.run(2, partial(bench, names=["ring"], sizes=[1, 2, 3, 6, 7]))[0]["rows"]
+    assert [row["bytes"] for row in rows if row["name"] == "ring"] == [0, 4]
+
+
+def test_without_shared_memory_the_node_arena_is_left_out_and_the_rest_measured(monkeypatch):
+    monkeypatch.setattr("hpcml.comm.simulated.SimulatedCommunicator.shared_blocks", lambda self, nbytes: None)
+    monkeypatch.setattr("hpcml.comm.simulated.SimulatedCommunicator.shortage", "no room here")
+
+    def program(comm):
+        said = []
+        return [row.name for row in measure(comm, select([]), [64], 1, say=said.append)], said
+
+    for names, said in simulated.run(2, program):
+        assert "node arena" not in names
+        assert set(ROADS) < set(names)
+        assert said == ["node arena is left out at 64 B: no room here"]
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_where_memory_may_not_be_shared(mpirun, tmp_path):
+    words = ("bench", "collectives", "--sizes", "4K", "--repeats", "1", "--roads", "ring,node arena")
+    result = mpirun(2, *words, cwd=tmp_path, env={"HPCML_SHARED_BYTES": "0"}).check()
+    assert "note: node arena is left out at 4 KB: the ranks on " in result.stdout
+    assert "HPCML_SHARED_BYTES allows 0.0 MB; raise it" in result.stdout
+
+
 def test_contestants_are_selected_by_name():
     assert [one.name for one in select(["ring", "lanes"])] == ["ring", "lanes"]
     assert select([]) == CONTESTANTS

@@ -24,7 +24,7 @@ def test_without_room_the_run_goes_on_says_why_and_ends_the_same(tmp_path):
     assert job.digest("short") == job.digest("plain")
     notes = [row["text"] for row in job.events("short") if row["event"] == "note"]
     assert [note for note in notes if note.startswith('data.cache = "node": 2 of 2 ranks read their rows from the files')]
-    assert "enlarge it" in result.stdout
+    assert "HPCML_SHARED_BYTES allows 0.0 MB; raise it" in result.stdout
 
 
 def test_shards_are_staged_once_and_a_folder_that_is_not_there_ends_the_start(tmp_path):

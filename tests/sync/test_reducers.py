@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hpcml.arrays import spans
 from hpcml.comm import simulated
 from hpcml.comm.alone import Alone
+from hpcml.comm.choice import automatic
 from hpcml.nn import Arena, Tail
-from hpcml.sync import SUMS, Nodes
+from hpcml.sync import SUMS, Auto, Nodes
 from hpcml.sync.crossing import sliced, whole
 from hpcml.sync.node_sum import NodeSum
 from hpcml.sync.reducers import RoadSum, TreeSum
@@ -211,3 +212,40 @@ def test_a_node_without_room_falls_back_whole_and_says_why(monkeypatch):
     for note, found in simulated.run(2, program):
         assert note == "each rank keeps gradients of its own: no room here"
         np.testing.assert_array_equal(found, fold(x)[: -len(Tail)])
+
+
+def test_a_run_hears_of_a_node_without_room_on_every_rank_and_auto_takes_its_road(monkeypatch):
+    real = simulated.SimulatedCommunicator.shared_blocks
+    monkeypatch.setattr(
+        "hpcml.comm.simulated.SimulatedCommunicator.shared_blocks", lambda self, nbytes: None if self.host == "b" else real(self, nbytes)
+    )
+    monkeypatch.setattr("hpcml.comm.simulated.SimulatedCommunicator.shortage", property(lambda self: f"no room on {self.host}"))
+
+    def program(comm):
+        nodes, said = Nodes(comm), []
+        way = Auto(automatic(None, said.append), say=said.append)
+        reducer = way.reducer(nodes, 4, Arena({"w": (20,)}), 1)
+        return nodes.note, said, type(reducer)
+
+    for note, said, kind in simulated.run(4, program, hosts=["a", "a", "b", "b"]):
+        assert note == "each rank keeps gradients of its own: no room on b"
+        assert kind is RoadSum
+        assert said == [f"auto: all-reduce (below 16 KB) for {4 * (20 + len(Tail))} bytes on 4 ranks"]
+
+
+def test_auto_says_that_it_takes_the_nodes_memory():
+    def program(comm):
+        said = []
+        reducer = Auto(automatic(None, said.append), say=said.append).reducer(Nodes(comm), 2, Arena({"w": (20,)}), 1)
+        return type(reducer), said
+
+    assert simulated.run(2, program) == [(NodeSum, ["auto: the nodes' shared memory (ranks share a node)"])] * 2
+
+
+def test_one_rank_that_has_no_memory_for_itself_does_not_fall_back_alone(monkeypatch):
+    def full(*args):
+        raise MemoryError("private")
+
+    monkeypatch.setattr("hpcml.sync.synchroniser.NodeSum", full)
+    with pytest.raises(MemoryError, match="private"):
+        SUMS["tree"].reducer(Nodes(Alone()), 2, Arena({"w": (20,)}), 1)
