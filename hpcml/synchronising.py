@@ -63,7 +63,7 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
         notes: what was chosen is added here.
     """
     if config.sync.name == "gossip-learning":
-        return GossipLearning(config.train.seed, config.server.replay)
+        return GossipLearning(config.train.seed, config.server.replay, cache=config.server.cache, combine=COMBINES[config.sync.combine])
     if config.sync.name in _WORKERS:
         return build_server(config)
     keys, way = config.sync, build_sum(config, comm, notes)

@@ -81,11 +81,12 @@ def load_together(folder: Path, comm: Communicator) -> Trained:
 
 
 def committee_of(found: Checkpoint, config: Config, model: Model, loss: Loss, workers: int) -> Judge:
-    """Return an ensemble's members as its checkpoint holds and weighs them; the model itself for other runs, and in a warm start."""
+    """Return an ensemble's members, or the caches' models, as the checkpoint weighs them; else, and in a warm start, the model itself."""
     shared = found.shared()
     if "member_weights" not in shared or not shared.get("warm", np.ones(1))[0]:
         return model
-    members = [model.arena.device.place(found.worker(worker)["data"]) for worker in range(workers)]
+    states = [found.worker(worker) for worker in range(workers)]
+    members = [model.arena.device.place(data) for state in states for data in state.get("cache", [state["data"]])]
     return Committee(model, loss, members, shared["member_weights"], COMBINES[config.sync.combine])
 
 

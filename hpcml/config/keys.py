@@ -192,6 +192,7 @@ class ServerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     fetch: int = 1
     push: int = 1
     beta: float = 0.9
+    cache: int = 0
     replay: str = ""
 
 

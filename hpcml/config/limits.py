@@ -32,6 +32,7 @@ _RANGES = {
     "server.fetch": 1,
     "server.push": 1,
     "server.beta": 0,
+    "server.cache": 0,
     "sync.spare": 0,
     "run.threads": 0,
     "run.checkpoint_every": 0,
@@ -118,7 +119,7 @@ _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
         "downpour": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
         "async-easgd": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
         "ensemble": ("every", "schedule", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP),
-        "gossip-learning": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
+        "gossip-learning": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP),
     },
     "sync.outer": {
         "average": ("outer_rate", "outer_momentum", "outer_nesterov"),
@@ -208,10 +209,10 @@ def _contradictions(config: Config) -> Iterator[str]:
 
 
 _WITH_SERVER = {
-    "parameter-server": ("fetch", "push", "beta"),
-    "downpour": ("compensation", "beta"),
-    "async-easgd": ("compensation", "warm", "fetch", "push"),
-    "gossip-learning": tuple(key for key in msgspec.to_builtins(ServerConfig()) if key != "replay"),
+    "parameter-server": ("fetch", "push", "beta", "cache"),
+    "downpour": ("compensation", "beta", "cache"),
+    "async-easgd": ("compensation", "warm", "fetch", "push", "cache"),
+    "gossip-learning": tuple(key for key in msgspec.to_builtins(ServerConfig()) if key not in ("replay", "cache")),
 }
 """Synchronisers with a server, and the keys of [server] that mean nothing to each."""
 
@@ -229,6 +230,8 @@ def _server_contradictions(config: Config) -> Iterator[str]:
             yield f'server.{key} means nothing to sync.name = "{name}", but to {", ".join(others)}; {default}'
         if key in _BY_CONSISTENCY and value != defaults[key] and keys["consistency"] not in _BY_CONSISTENCY[key]:
             yield f'server.{key} means nothing to "{keys["consistency"]}"; {default}'
+    if name == "gossip-learning" and config.sync.combine != "mean" and not config.server.cache:
+        yield f'sync.combine = "{config.sync.combine}" combines the models of caches; set server.cache, such as 10, or leave it out'
     if name in _WITH_SERVER and config.run.checkpoint_every:
         yield f'run.checkpoint_every: with sync.name = "{name}" letters are on their way within an epoch; set it to 0: after each epoch'
     if name in _WITH_SERVER and config.sync.reducer != "auto":

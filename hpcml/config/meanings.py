@@ -90,7 +90,8 @@ MEANINGS = {
     "sync.spare": "`every-step`: k backup workers, the last k to come are dropped at every step and their rows counted",
     "sync.slow": "with spare: workers that come last at every step; the others come in a drawn order",
     "sync.arrivals": "with spare: a file with the order of each step, a list such as `[2, 0, 1]` a line",
-    "sync.combine": "`ensemble`: how predictions become one: `mean`, `vote`, `best` (by cross-validation), `stack`",
+    "sync.combine": "`ensemble`, and the caches of `gossip-learning`: how predictions become one: `mean`,"
+    " `vote`, `best` (by cross-validation), `stack`",
     "sync.reducer": "`auto`, `tree`, `all-reduce`, `ring`, `halving`, `double-tree`, `binary-tree`, `doubling`, `two-level`, `lanes`",
     "server.consistency": "`tap`, `bap`, `ssp`, `asp`, `bsp`: how far workers of a server may run apart",
     "server.bound": "`ssp`, `asp`: clocks that a worker may be ahead of the slowest",
@@ -103,6 +104,8 @@ MEANINGS = {
     "server.fetch": "`downpour`: steps between two reads",
     "server.push": "`downpour`: steps between two writes",
     "server.beta": "`async-easgd`: how strongly workers and centre are drawn together",
+    "server.cache": "`gossip-learning`: last models of each worker that predict together, as `sync.combine` says;"
+    " 0: the mean model predicts",
     "server.replay": "folder of a run whose order of arrival is followed, bit for bit",
     "run.device": "`auto`, `cpu`, `gpu`",
     "run.device_road": "how GPUs' arrays travel: `auto` (the fastest a probe found right), `direct`, `staged`, `nccl`; see docs/gpu.md",

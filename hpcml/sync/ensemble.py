@@ -5,7 +5,7 @@ Letters: V members, one a worker; s_m (B, k) what member m's outputs mean: proba
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -76,9 +76,12 @@ COMBINES = {
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """The models (n,) of hosted workers, how all workers' predictions become one, and their weights (V,), to be overwritten."""
+    """The models (n,) of hosted workers, how all workers' predictions become one, and their weights, to be overwritten.
 
-    models: dict[int, Array]
+    Each worker has as many models as any other; weights are in the order of the workers, then of their models.
+    """
+
+    models: dict[int, Sequence[Array]]
     combine: Combine
     weights: np.ndarray
 
@@ -118,7 +121,7 @@ class _Running(Quiet):
         """Do nothing: nothing was exchanged."""
 
     def members(self) -> Members:
-        return Members({worker: self.alone.worker_state(worker)["data"] for worker in self.hosted}, self.combine, self.weights)
+        return Members({worker: [self.alone.worker_state(worker)["data"]] for worker in self.hosted}, self.combine, self.weights)
 
     def consensus(self) -> np.ndarray:
         return self.alone.consensus()

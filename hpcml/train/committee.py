@@ -1,6 +1,6 @@
 """An ensemble's members as one model to be judged, and how they are weighed.
 
-Letters: V members, one a worker; B rows, k outputs. Every rank holds all members while they are judged: V models' memory.
+Letters: V members, one a worker, or several of a cache; B rows, k outputs. Every rank holds all members while they are judged.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def judge_of(trainer: Trainer) -> Judge:
     members = trainer.sync.members()
     if members is None:
         return trainer.model
-    models = gather(trainer, members.models)
+    models = gather(trainer, members.models, len(members.weights) // trainer.workers)
     try:
         committee = Committee(trainer.model, trainer.loss, models, members.weights, members.combine)
     except ConfigError as error:
@@ -94,14 +94,14 @@ def judge_of(trainer: Trainer) -> Judge:
     return committee
 
 
-def gather(trainer: Trainer, mine: dict[int, Array]) -> list[Array]:
-    """Return all workers' models, in order, on every rank; hosted ones are not copied."""
+def gather(trainer: Trainer, mine: dict[int, Sequence[Array]], each: int) -> list[Array]:
+    """Return all workers' models, `each` a worker, in order, on every rank; hosted ones are not copied."""
     comm = trainer.nodes.order
     found = []
     for worker, host in enumerate(hosts(spans(trainer.workers, comm.size))):
-        model = mine.get(worker)
-        found.append(trainer.model.arena.vector() if model is None else model)
-        comm.broadcast(found[-1], host)
+        for model in mine.get(worker, [None] * each):
+            found.append(trainer.model.arena.vector() if model is None else model)
+            comm.broadcast(found[-1], host)
     return found
 
 

@@ -137,7 +137,7 @@ def test_members_are_judged_on_rows_of_others_alike_on_any_number_of_ranks(shard
         run = trainer(comm, shards / "mixed.h5", combine)
         run.run(2)
         members = run.sync.members()
-        together = Committee(run.model, run.loss, committee.gather(run, members.models), members.weights, members.combine)
+        together = Committee(run.model, run.loss, committee.gather(run, members.models, 1), members.weights, members.combine)
         said = committee.judge(together, run)
         return said.losses, said.products, said.targets, members.weights.copy()
 

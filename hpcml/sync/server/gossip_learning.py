@@ -20,6 +20,7 @@ from hpcml.comm.communicator import everywhere
 from hpcml.errors import ConfigError
 from hpcml.nn.arena import Arena
 from hpcml.optim import Rule
+from hpcml.sync.ensemble import COMBINES, Combine
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.server.walking import Walking
 from hpcml.sync.synchroniser import ExactTree, Sum
@@ -32,6 +33,8 @@ class GossipLearning:
     Args:
         seed: of the walks.
         replay: the folder of a run whose recorded order of arrival this one follows; empty to go as it comes.
+        cache: the last models made by each worker that all predict together; 0: the mean of all workers' models predicts.
+        combine: how they do, all weighing alike.
     """
 
     servers: ClassVar[int] = 0
@@ -39,6 +42,17 @@ class GossipLearning:
     seed: int = 0
     replay: str = field(default="", repr=False)
     sum: Sum = field(default_factory=ExactTree, repr=False)
+    cache: int = 0
+    combine: Combine = COMBINES["vote"]
+
+    def __post_init__(self) -> None:
+        if self.cache < 0:
+            raise ConfigError(f"server.cache is {self.cache}; it is the number of models that each worker keeps, 0 or more")
+        if self.combine.weigh is not None:
+            raise ConfigError(
+                f'sync.combine = "{self.combine.name}" weighs members by their rows, which models that walk have not; '
+                'choose "vote" or "mean"'
+            )
 
     def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Walking:
         """Return the synchroniser of one run, with all its memory.

@@ -30,13 +30,15 @@ class Walker:
         desks: the rank of each worker.
         post: the rank's letters.
         rule: moves its model; the states stay with the worker.
+        cache: how many of the models that it makes it keeps.
     """
 
-    def __init__(self, worker: int, arena: Arena, desks: list[int], post: Post, rule: Rule) -> None:
+    def __init__(self, worker: int, arena: Arena, desks: list[int], post: Post, rule: Rule, cache: int) -> None:
         self.worker, self.arena, self._desks, self._post, self._rule = worker, arena, desks, post, rule
         self.view, self.last = aligned(arena.n, arena.dtype), aligned(arena.n, arena.dtype)
         self.view[:] = self.last[:] = arena.data
-        self.slots = aligned((rule.slots, arena.n), arena.dtype)
+        self.slots, self.cache = aligned((rule.slots, arena.n), arena.dtype), aligned((cache, arena.n), arena.dtype)
+        self.cache[:] = arena.data
         self.sums, self.grad, self._total = np.zeros(len(Tail)), arena.grad, np.zeros(1, np.int64)
         self._scratch = Scratch(self.view, arena.parts(), arena.trained)
         self.measures = Measures()
@@ -56,7 +58,8 @@ class Walker:
 
     def state(self) -> dict[str, np.ndarray]:
         """Return what restores this worker between two epochs; the run's own memory, not copies."""
-        return {"data": self.view, "last": self.last, "slots": self.slots, "sums": self.sums, "total": self._total}
+        own = {"data": self.view, "last": self.last, "slots": self.slots, "sums": self.sums, "total": self._total}
+        return own | ({"cache": self.cache} if len(self.cache) else {})
 
     def deliver(self, letter: np.ndarray) -> None:
         """Take a model, or the news that one was taken."""
@@ -119,6 +122,8 @@ class Walker:
         elif tail[Tail.WEIGHT] > 0:
             divide(grad, float(tail[Tail.WEIGHT]))
             apply_whole(self._rule, self.view, grad, self.slots, self.total, self._scratch)
+        if len(self.cache):
+            self.cache[self.total % len(self.cache)] = self.view
         self._total += 1
 
     def _send(self, peer: int) -> None:

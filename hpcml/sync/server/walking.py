@@ -12,6 +12,7 @@ import numpy as np
 from hpcml.nn.arena import Arena, Tail
 from hpcml.optim import Rule, norm
 from hpcml.sync.conits import Conits
+from hpcml.sync.ensemble import Members
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.server.client import Work
 from hpcml.sync.server.ending import Ending, drive
@@ -37,13 +38,15 @@ class Walking(Quiet):
         run = place.workers[self._comm.rank]
         self.post = Post(self._comm.mail(), self._take, self._comm.threaded and self._comm.size > 1)
         self._desks = place.desks()
-        self.walkers = {w: Walker(w, arena, self._desks, self.post, rule) for w in range(run.start, run.stop)}
+        self.walkers = {w: Walker(w, arena, self._desks, self.post, rule, plan.cache) for w in range(run.start, run.stop)}
         self.mean, self._theirs, self._own_grad = arena.vector(), arena.vector(), arena.grad
         self.mean[:] = arena.data
         self._sums, self._stale = np.zeros(len(Tail)), False
+        self._weights = np.zeros(workers * plan.cache)
         self.record, self.measures = Record(), Measures()
         self.measured: dict[str, Any] = {}
         arena.point(data=self.mean)
+        self._weigh()
 
     def run_epoch(self, work: Work, record: Record | None = None) -> None:
         """Let all workers use up the portions of an epoch; every rank calls it, with an order to follow or without."""
@@ -95,13 +98,26 @@ class Walking(Quiet):
             self._sums = gather_sums(self._comm, self.workers, {worker: walker.sums for worker, walker in self.walkers.items()})
             for walker in self.walkers.values():
                 walker.measures.drift = max(walker.measures.drift, norm(walker.view - self.mean))
+            self._weigh()
             self._stale = False
         self.arena.point(data=self.mean, grad=self._own_grad)
         return self._sums.copy()
 
+    def _weigh(self) -> None:
+        """Give all models of the caches the same weight, and none to places that no step has filled yet; workers take as many steps."""
+        steps = next(iter(self.walkers.values())).total
+        filled = np.arange(self.plan.cache) < max(1, steps)
+        self._weights[:] = np.tile(filled / max(1, self.workers * filled.sum()), self.workers)
+
+    def members(self) -> Members | None:
+        """Return the hosted workers' caches, if there are any."""
+        if not self.plan.cache:
+            return None
+        return Members({worker: list(walker.cache) for worker, walker in self.walkers.items()}, self.plan.combine, self._weights)
+
     def shared_state(self) -> Arrays:
-        """Return nothing: every number is a worker's."""
-        return {}
+        """Return the weights of the caches' models: every other number is a worker's."""
+        return {"member_weights": self._weights} if self.plan.cache else {}
 
     def settle(self) -> None:
         """Take note that the workers' models were restored."""

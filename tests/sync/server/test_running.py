@@ -13,8 +13,10 @@ import pytest
 import hpcml
 from hpcml.comm import simulated
 from hpcml.errors import ConfigError, DataError, RunError
+from hpcml.sync import COMBINES
 from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, Downpour, ElasticWorker, GossipLearning, ParameterServer
 from hpcml.train.checkpoint import sha256_of_weights
+from hpcml.train.evaluation import evaluate
 from tests.small import CLASSES, WIDTH, rows, write_shard
 
 N, B, V = 61, 16, 4
@@ -126,6 +128,40 @@ def test_gossip_learning_learns_goes_on_and_needs_two(shards, tmp_path):
         train(1, 1, shards, GossipLearning(), workers=1)
 
 
+def test_caches_vote_the_same_on_any_number_of_ranks_after_a_resume_and_from_the_checkpoint(shards, tmp_path):
+    cached = {"cache": 3, "combine": COMBINES["vote"]}
+    train(3, 1, shards, GossipLearning(**cached), saving=hpcml.Saving(tmp_path / "run"))
+    resumed, _ = train(2, 3, shards, GossipLearning(**cached), saving=hpcml.Saving(tmp_path / "run", resume=True))
+    for ranks in (1, 4):
+        assert resumed == train(ranks, 3, shards, GossipLearning(**cached, replay=str(tmp_path / "run")))[0]
+
+    def program(comm):
+        it = trainer(comm, shards, GossipLearning(**cached), saving=hpcml.Saving(tmp_path / "run", resume=True))
+        judged, state = it.evaluate(it.test), it.sync.walkers[0].cache.copy()
+        it.close()
+        return json.dumps(judged), state.shape, [bool((model == state[0]).all()) for model in state[1:]]
+
+    (text, shape, same), *_ = simulated.run(1, program)
+    assert shape == (3, shape[1])
+    assert same == [False, False]  # three different models
+    found = json.loads(resumed[1])
+    assert json.loads(text) == {name: found[f"test_{name}"] for name in json.loads(text)}
+
+
+def test_a_cache_of_one_of_agreed_models_predicts_as_each_of_them(shards):
+    def program(comm):
+        it = trainer(comm, shards, GossipLearning(cache=4, combine=COMBINES["mean"]))
+        judged, alone = it.evaluate(it.test), evaluate(it.model, it.loss, it.test, it.nodes.order, V)  # no step: all are the first model
+        weights = it.sync.members().weights.copy()
+        it.close()
+        return judged, alone, weights
+
+    judged, alone, weights = simulated.run(2, program)[0]
+    assert judged["accuracy"] == alone["accuracy"]
+    assert judged["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    np.testing.assert_array_equal(weights.reshape(V, 4), np.tile([0.25, 0, 0, 0], (V, 1)))
+
+
 @pytest.mark.parametrize("consistency", [BSP(), TAP(), BAP()], ids=["bsp", "tap", "bap"])
 def test_a_run_goes_on_from_its_checkpoint_and_its_record_covers_both_parts(shards, tmp_path, consistency):
     train(3, 1, shards, ParameterServer(consistency), saving=hpcml.Saving(tmp_path))
@@ -176,6 +212,8 @@ REFUSED = {
     "less than no server": (lambda: ParameterServer(servers=-1), "each is 0 or more"),
     "a bound below zero": (lambda: SSP(-1), "0 or more clocks"),
     "a threshold that is no number": (lambda: ASP(float("nan")), "server.threshold"),
+    "a cache below none": (lambda: GossipLearning(cache=-1), "0 or more"),
+    "caches weighed by rows": (lambda: GossipLearning(cache=2, combine=COMBINES["stack"]), 'choose "vote" or "mean"'),
     "no steps between reads": (lambda: Downpour(0, 1), "1 or more"),
     "an unstable pull": (lambda: ElasticWorker(4, 1.5), "0 < beta <= 1"),
 }
