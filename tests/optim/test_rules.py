@@ -1,9 +1,13 @@
-"""Every rule against its textbook, written once more here as plainly as numpy allows, and against PyTorch where it is installed."""
+"""Every rule against its textbook, written once more here as plainly as numpy allows."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpcml.optim import LAMB, LARS, SGD, AdaGrad, AdamW, Clipped, Scratch, apply_whole
 from tests.laws import RuleLaws
@@ -81,34 +85,51 @@ class TestAdaGrad(RuleLaws):
         return p
 
 
+def lars_of_the_paper(p, gradients, rates, parts, *, momentum, decay, trust):
+    """You, Gitman and Ginsburg 2017, algorithm 1, with the coefficient of its equation 6."""
+    w, v = [p[part] for part in parts], [np.zeros_like(p[part]) for part in parts]
+    for gradient, rate in zip(gradients, rates, strict=True):
+        for layer, part in enumerate(parts):
+            g = gradient[part]
+            local = trust * np.linalg.norm(w[layer]) / (np.linalg.norm(g) + decay * np.linalg.norm(w[layer]))
+            v[layer] = momentum * v[layer] + rate * local * (g + decay * w[layer])
+            w[layer] = w[layer] - v[layer]
+    return np.concatenate(w)
+
+
+def lamb_of_the_paper(p, gradients, rates, parts, *, beta1, beta2, epsilon, decay):
+    """You et al. 2020, algorithm 2, phi being the identity."""
+    x = [p[part] for part in parts]
+    m, v = ([np.zeros_like(p[part]) for part in parts] for _ in range(2))
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        for layer, part in enumerate(parts):
+            g = gradient[part]
+            m[layer] = beta1 * m[layer] + (1 - beta1) * g
+            v[layer] = beta2 * v[layer] + (1 - beta2) * g**2
+            r = (m[layer] / (1 - beta1**t)) / (np.sqrt(v[layer] / (1 - beta2**t)) + epsilon)
+            d = r + decay * x[layer]
+            x[layer] = x[layer] - rate * np.linalg.norm(x[layer]) / np.linalg.norm(d) * d
+    return np.concatenate(x)
+
+
 class TestLARS(RuleLaws):
+    OPTIONS: ClassVar = {"momentum": 0.9, "decay": 0.1, "trust": 0.02}
+
     def make(self, rate):
-        return LARS(rate, momentum=0.9, decay=0.1, trust=0.02)
+        return LARS(rate, **self.OPTIONS)
 
     def textbook(self, p, gradients, rates):
-        v = np.zeros_like(p)
-        for g, rate in zip(gradients, rates, strict=True):
-            for part in self.parts:
-                size, slope = np.linalg.norm(p[part]), np.linalg.norm(g[part])
-                local = 0.02 * size / (slope + 0.1 * size)
-                v[part] = 0.9 * v[part] + rate * local * (g[part] + 0.1 * p[part])
-            p = p - v
-        return p
+        return lars_of_the_paper(p, gradients, rates, self.parts, **self.OPTIONS)
 
 
 class TestLAMB(RuleLaws):
+    OPTIONS: ClassVar = {"beta1": 0.8, "beta2": 0.95, "epsilon": 1e-6, "decay": 0.1}
+
     def make(self, rate):
-        return LAMB(rate, beta1=0.8, beta2=0.95, epsilon=1e-6, decay=0.1)
+        return LAMB(rate, **self.OPTIONS)
 
     def textbook(self, p, gradients, rates):
-        m = v = 0
-        for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
-            m = 0.8 * m + 0.2 * g
-            v = 0.95 * v + 0.05 * g**2
-            d = (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-6) + 0.1 * p
-            for part in self.parts:
-                p[part] = p[part] - rate * np.linalg.norm(p[part]) / np.linalg.norm(d[part]) * d[part]
-        return p
+        return lamb_of_the_paper(p, gradients, rates, self.parts, **self.OPTIONS)
 
 
 class TestClippedLAMB(TestLAMB):
@@ -145,6 +166,23 @@ class TestClippedMomentum(RuleLaws):
 
 
 LAWS = RuleLaws()
+SEEDS, RATES, DECAYS = st.integers(0, 2**32 - 1), st.floats(1e-4, 0.1), st.sampled_from([0.0, 1e-4, 0.1])
+
+
+@given(SEEDS, RATES, st.floats(0, 0.99), DECAYS, st.floats(1e-3, 0.1))
+def test_lars_is_the_papers_whatever_its_options(seed, rate, momentum, decay, trust):
+    p, gradients = LAWS.case(seed)
+    expected = lars_of_the_paper(p, gradients, [rate] * len(gradients), LAWS.parts, momentum=momentum, decay=decay, trust=trust)
+    found = LAWS.run(LARS(rate, momentum=momentum, decay=decay, trust=trust), p, gradients)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@given(SEEDS, RATES, st.floats(0, 0.99), st.floats(0, 0.999), st.sampled_from([1e-8, 1e-6, 1e-3]), DECAYS)
+def test_lamb_is_the_papers_whatever_its_options(seed, rate, beta1, beta2, epsilon, decay):
+    p, gradients = LAWS.case(seed)
+    options = {"beta1": beta1, "beta2": beta2, "epsilon": epsilon, "decay": decay}
+    expected = lamb_of_the_paper(p, gradients, [rate] * len(gradients), LAWS.parts, **options)
+    np.testing.assert_allclose(LAWS.run(LAMB(rate, **options), p, gradients), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_a_gradient_within_the_norm_is_left_alone_to_the_bit():
@@ -199,21 +237,3 @@ def test_blocks_cover_the_vector_once_with_scratch_of_their_length(monkeypatch, 
             assert 0 < span.stop - span.start <= min(block, len(work.memory))
             covered += range(span.start, span.stop)
         assert covered == list(range(whole.start, whole.stop))
-
-
-@pytest.mark.parametrize("laws", [TestPlainSGD, TestSGDWithDecay, TestMomentum, TestNesterov, TestAdamW, TestAdaGrad])
-def test_pytorch_takes_the_same_steps(laws):
-    torch = pytest.importorskip("torch")
-    p, gradients = laws().case(5)
-    rule = laws().make(0.1)
-    weight = torch.nn.Parameter(torch.tensor(p))
-    if isinstance(rule, SGD):
-        theirs = torch.optim.SGD([weight], lr=0.1, momentum=rule.momentum, nesterov=rule.nesterov, weight_decay=rule.decay)
-    elif isinstance(rule, AdaGrad):
-        theirs = torch.optim.Adagrad([weight], lr=0.1, eps=rule.epsilon, weight_decay=rule.decay)
-    else:
-        theirs = torch.optim.AdamW([weight], lr=0.1, betas=(rule.beta1, rule.beta2), eps=rule.epsilon, weight_decay=rule.decay)
-    for gradient in gradients:
-        weight.grad = torch.tensor(gradient)
-        theirs.step()
-    np.testing.assert_allclose(laws().run(rule, p, gradients), weight.detach().numpy(), rtol=1e-10, atol=1e-12)
