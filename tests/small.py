@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from hpcml import Hook, Trainer
 from tests.mpirun import Result
 from tests.mpirun import mpirun as run_mpirun
 
@@ -79,6 +80,18 @@ class Job:
     def checkpoints(self, run: str = "run") -> list[str]:
         """The names of a run's checkpoints, hidden leftovers too."""
         return sorted(path.name for path in (self.folder / run / "checkpoints").iterdir())
+
+
+class Stop(Hook):
+    """Ends a run after a number of steps, like a kill after that step's checkpoint."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def after_step(self, trainer: Trainer) -> None:
+        """Raise InterruptedError once the number is reached."""
+        if trainer.count == self.at:
+            raise InterruptedError
 
 
 def rows(n: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
+from hpcml.nn import squared_error
+
 JOBS = Path(__file__).resolve().parent.parent / "jobs"
 CONFIGS = sorted(JOBS.glob("*.toml"))
 SCRIPTS = sorted([*JOBS.glob("*.slurm"), *JOBS.glob("*.pbs")])
@@ -37,6 +39,26 @@ def test_there_are_job_files_to_test():
 def test_a_config_trains(config, tmp_path, mpirun, repository):
     mpirun(2, "train", config, "--set", "train.epochs=1", "--run", tmp_path / "run", cwd=repository).check()
     assert (tmp_path / "run" / "summary.json").stat().st_size > 0
+
+
+def images(repository, part):
+    """The rows of one part of the digits, (n, 64) float64."""
+    shards = []
+    for path in sorted(repository.glob(f"data/digits/{part}-*.h5")):
+        with h5py.File(path) as file:
+            shards.append(file["x"][...].astype(float).reshape(-1, 64))
+    return np.concatenate(shards)
+
+
+def test_what_the_page_sets_beside_the_autoencoder_is_true(repository):
+    """The loss of a test row when the mean training row is its prediction, and when its shadow on eight principal axes is."""
+    page = (repository / "docs" / "models.md").read_text()
+    said = re.search(r"digits-autoencoder.toml.* ([\d.]+) is that of the mean row, ([\d.]+) that of eight", page)
+    train, test = images(repository, "train"), images(repository, "test")
+    mean = train.mean(axis=0)
+    axes = np.linalg.svd(train - mean, full_matrices=False)[2][:8]
+    for shown, prediction in zip(said.groups(), (mean + 0 * test, mean + (test - mean) @ axes.T @ axes), strict=True):
+        assert f"{float(squared_error(prediction, test)[0]) / len(test):.1f}" == shown
 
 
 @pytest.mark.parametrize("matplotlib", [True, False])

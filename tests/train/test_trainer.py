@@ -18,7 +18,7 @@ from hpcml.errors import ConfigError, DisagreementError, RunError, ShardError
 from hpcml.train import Recorder
 from hpcml.train.checkpoint import sha256_of_weights
 from hpcml.train.prediction import predict_to_file
-from tests.small import CLASSES, WIDTH, rows, write_shard
+from tests.small import CLASSES, WIDTH, Stop, rows, write_shard
 
 RHYTHMS = {"every-step": hpcml.EveryStep(), "local-steps": hpcml.LocalSteps(3)}
 N, B, V = 61, 16, 4
@@ -33,17 +33,6 @@ def shards(tmp_path_factory):
     for number, (first, last) in enumerate([(0, 20), (20, 45), (45, N)]):
         write_shard(folder / f"train-{number}.h5", x[first:last], y[first:last])
     return str(folder / "train-*.h5")
-
-
-class Stop(hpcml.Hook):
-    """Ends the run after a number of steps, like a kill after that step's checkpoint."""
-
-    def __init__(self, at):
-        self.at = at
-
-    def after_step(self, trainer):
-        if trainer.count == self.at:
-            raise InterruptedError
 
 
 def trainer(comm, shards, rhythm="every-step", **options):
