@@ -15,6 +15,7 @@ from hpcml.optim import SGD, AdamW
 from hpcml.sync import (
     AVERAGE,
     COMBINES,
+    LBFGS,
     SUMS,
     Adaptive,
     Auto,
@@ -71,6 +72,8 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
         return EveryStep(way, keys.spare, build_arrivals(config, comm)) if keys.spare else EveryStep(way)
     if keys.name == "delayed":
         return Delayed(way)
+    if keys.name == "lbfgs":
+        return LBFGS(steps_per_epoch, keys.memory, way)
     plan = _ADOPTING[keys.name](keys, build_topology(config), way)
     warm = round(keys.warm_epochs * steps_per_epoch)
     return WarmStart(warm, plan) if warm else plan

@@ -31,6 +31,7 @@ JOBS = {
     "digits-lstm": (3, 0.37463, {"test_accuracy": 0.88}),
     "digits-resnet": (3, 0.30948, {"test_accuracy": 0.95}),
     "digits-softmax": (3, 0.18676, {"test_accuracy": 0.95}),
+    "digits-lbfgs": (16, 0.0961, {"test_accuracy": 0.95}),
     "digits-svm": (3, 0.027513, {"test_accuracy": 0.95}),
     "digits-cnn": (25, 0.51857, {"test_accuracy": 0.985}),
 }

@@ -156,6 +156,7 @@ class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         "downpour",
         "async-easgd",
         "gossip-learning",
+        "lbfgs",
     ] = "every-step"
     every: int = 8
     schedule: Literal["fixed", "adaptive", "once"] = "fixed"
@@ -173,6 +174,7 @@ class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     slow: list[int] = []
     arrivals: str = ""
     combine: Literal["mean", "vote", "best", "stack"] = "mean"
+    memory: int = 10
     reducer: Literal["auto", "tree", "all-reduce", "ring", "halving", "double-tree", "binary-tree", "doubling", "two-level", "lanes"] = (
         "auto"
     )

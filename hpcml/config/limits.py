@@ -23,6 +23,7 @@ _RANGES = {
     "sync.warm_epochs": 0,
     "sync.outer_rate": 0,
     "sync.groups": 0,
+    "sync.memory": 1,
     "server.bound": 0,
     "server.threshold": 0,
     "server.ranks": 0,
@@ -109,17 +110,18 @@ _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
         "cosine": ("step_epochs", "factor"),
     },
     "sync.name": {
-        "every-step": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, "combine"),
-        "local-steps": (*_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
-        "elastic": ("schedule", *_OUTER, *_GOSSIP, *_BACKUP, "combine"),
-        "gossip": ("schedule", *_OUTER, *_ELASTIC, *_BACKUP, "combine"),
-        "push-sum": ("schedule", "earlier", *_OUTER, *_ELASTIC, *_BACKUP, "combine"),
-        "delayed": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
-        "parameter-server": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
-        "downpour": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
-        "async-easgd": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
-        "ensemble": ("every", "schedule", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP),
-        "gossip-learning": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP),
+        "every-step": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, "combine", "memory"),
+        "local-steps": (*_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
+        "elastic": ("schedule", *_OUTER, *_GOSSIP, *_BACKUP, "combine", "memory"),
+        "gossip": ("schedule", *_OUTER, *_ELASTIC, *_BACKUP, "combine", "memory"),
+        "push-sum": ("schedule", "earlier", *_OUTER, *_ELASTIC, *_BACKUP, "combine", "memory"),
+        "delayed": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
+        "parameter-server": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
+        "downpour": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
+        "async-easgd": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
+        "ensemble": ("every", "schedule", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "memory"),
+        "gossip-learning": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "memory"),
+        "lbfgs": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
     },
     "sync.outer": {
         "average": ("outer_rate", "outer_momentum", "outer_nesterov"),
@@ -193,6 +195,8 @@ def _contradictions(config: Config) -> Iterator[str]:
     if (config.sync.topology == "matrix") != bool(config.sync.matrix):
         yield 'sync.topology = "matrix" and sync.matrix, a row of weights a worker, need each other; set both, or neither'
     yield from _server_contradictions(config)
+    if config.sync.name == "lbfgs":
+        yield from _full_batch_contradictions(config)
     if (config.sync.slow or config.sync.arrivals) and not config.sync.spare:
         yield "sync.slow and sync.arrivals say who comes last, which means nothing without sync.spare; set it, or leave them out"
     if config.sync.slow and config.sync.arrivals:
@@ -236,3 +240,16 @@ def _server_contradictions(config: Config) -> Iterator[str]:
         yield f'run.checkpoint_every: with sync.name = "{name}" letters are on their way within an epoch; set it to 0: after each epoch'
     if name in _WITH_SERVER and config.sync.reducer != "auto":
         yield f'sync.reducer = "{config.sync.reducer}" means nothing to "{name}", whose workers add nothing up; leave it out'
+
+
+def _full_batch_contradictions(config: Config) -> Iterator[str]:
+    own = "L-BFGS finds its own directions and steps over all rows"
+    if config.optimizer.name != "sgd" or config.optimizer.momentum or config.optimizer.clip:
+        text = "optimizer.rate is the length of its first step, optimizer.decay the L2 penalty"
+        yield f'{own}: {text}; set optimizer.name = "sgd", momentum = 0.0 and clip = 0.0'
+    if config.rate.name != "constant" or config.rate.warmup_epochs or config.rate.base_batch:
+        yield f'{own}; leave [rate] out, or set rate.name = "constant", warmup_epochs = 0 and base_batch = 0'
+    if config.model.dropout:
+        yield f"{own}, and model.dropout makes the loss another function at each pass; set it to 0"
+    if config.data.on_corrupt != "stop":
+        yield f'{own}, and data.on_corrupt = "{config.data.on_corrupt}" may leave some out between two passes; set it to "stop"'

@@ -74,7 +74,7 @@ MEANINGS = {
     "rate.base_batch": "linear scaling: the batch that `optimizer.rate` was found for; 0: no scaling; the result is printed",
     "rate.recipe": "`large-batch`: LARS or LAMB, warm-up and cosine where left open, each printed",
     "sync.name": "`every-step`, `local-steps`, `elastic`, `gossip`, `push-sum`, `delayed`, `ensemble`, `parameter-server`, `downpour`,"
-    " `async-easgd`, `gossip-learning`: see docs/strategies.md",
+    " `async-easgd`, `gossip-learning`, `lbfgs`: see docs/strategies.md",
     "sync.every": "steps between two meetings of workers that have models of their own",
     "sync.schedule": "`local-steps`: `fixed`, `adaptive` (more often as the loss falls), `once` (at the end)",
     "sync.warm_epochs": "epochs of `every-step` before the strategy begins",
@@ -92,6 +92,7 @@ MEANINGS = {
     "sync.arrivals": "with spare: a file with the order of each step, a list such as `[2, 0, 1]` a line",
     "sync.combine": "`ensemble`, and the caches of `gossip-learning`: how predictions become one: `mean`,"
     " `vote`, `best` (by cross-validation), `stack`",
+    "sync.memory": "`lbfgs`: pairs of steps and gradient changes that are kept",
     "sync.reducer": "`auto`, `tree`, `all-reduce`, `ring`, `halving`, `double-tree`, `binary-tree`, `doubling`, `two-level`, `lanes`",
     "server.consistency": "`tap`, `bap`, `ssp`, `asp`, `bsp`: how far workers of a server may run apart",
     "server.bound": "`ssp`, `asp`: clocks that a worker may be ahead of the slowest",

@@ -6,6 +6,7 @@ from hpcml.sync.delayed import Delayed
 from hpcml.sync.elastic import Elastic
 from hpcml.sync.ensemble import COMBINES, Ensemble
 from hpcml.sync.every_step import EveryStep
+from hpcml.sync.full_batch import LBFGS
 from hpcml.sync.gossip import Gossip
 from hpcml.sync.local_steps import LocalSteps
 from hpcml.sync.meetings import Adaptive, Once
@@ -20,6 +21,7 @@ SUMS: dict[str, Sum] = {"tree": ExactTree(), **{name: Fast(name, road) for name,
 __all__ = [
     "AVERAGE",
     "COMBINES",
+    "LBFGS",
     "SUMS",
     "Adaptive",
     "Auto",

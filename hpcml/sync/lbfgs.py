@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 
@@ -75,9 +76,22 @@ class VectorFree:
     def __init__(self, comm: Communicator, numbers: int, memory: int) -> None:
         if memory < 1:
             raise everywhere(ConfigError(f"L-BFGS with a memory of {memory} pairs; keep 1 or more (10 is usual)"))
-        self.comm, self.memory, self.pairs = comm, memory, 0
+        self.comm, self.memory, self._pairs = comm, memory, np.zeros(1, np.int64)
         self._steps, self._changes = np.zeros((memory, numbers)), np.zeros((memory, numbers))
         self._products = np.zeros((2 * memory + 1, 2 * memory + 1))
+
+    @property
+    def pairs(self) -> int:
+        """Pairs that it has, at most its memory."""
+        return int(self._pairs[0])
+
+    def forget(self) -> None:
+        """Drop all pairs: the next direction is straight down."""
+        self._pairs[0] = 0
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return what restores the history; its own memory, not copies."""
+        return {"steps": self._steps, "changes": self._changes, "products": self._products, "pairs": self._pairs}
 
     def push(self, step: np.ndarray, change: np.ndarray) -> bool:
         """Add a step s and the change y of the gradient along it, instead of the oldest pair; return whether s y was positive.
@@ -95,7 +109,7 @@ class VectorFree:
                 self._products[run[0]] = self._products[run[1]]
                 self._products[:, run[0]] = self._products[:, run[1]]
         else:
-            self.pairs += 1
+            self._pairs += 1
         self._steps[self.pairs - 1], self._changes[self.pairs - 1] = step, change
         for place, vector in ((self.pairs - 1, step), (m + self.pairs - 1, change)):
             self._enter(place, vector, vector)
@@ -164,18 +178,68 @@ def minimise(
     return Minimum(search.loss, search.slope, done, search.evaluations, search.slope <= tolerance)
 
 
+class Verdict(Enum):
+    """What a point along a line is: taken, not yet good enough, or the last of too many."""
+
+    TAKEN, ON, GIVEN_UP = range(3)
+
+
+class Bracket:
+    """The search along a line for a point with less loss and less slope, by numbers alone (the strong Wolfe conditions).
+
+    Args:
+        rounding: share of the loss that is noise: near a minimum the slope alone says where down is.
+        tries: points that are looked at, at most.
+
+    References:
+        Nocedal and Wright, Numerical optimization, 2006, algorithms 3.5 and 3.6.
+    """
+
+    LESS_LOSS, LESS_SLOPE = 1e-4, 0.9
+
+    def __init__(self, rounding: float, tries: int) -> None:
+        self._rounding, self._most = rounding, tries
+        self.numbers = np.zeros(6)
+        """Loss and slope at the beginning, the longest step known to be too short, the shortest too long, the step, tries done."""
+
+    @property
+    def start(self) -> float:
+        """The loss where the line begins."""
+        return float(self.numbers[0])
+
+    @property
+    def step(self) -> float:
+        """How far to look next, in lengths of the direction."""
+        return float(self.numbers[4])
+
+    def begin(self, start: float, downhill: float, first: float) -> None:
+        """Begin a line at this loss and slope, with this step."""
+        self.numbers[:] = start, downhill, 0.0, np.inf, first, 0
+
+    def judge(self, loss: float, slope: float) -> Verdict:
+        """Return what the point at the step is, with its loss and its slope along the line, and choose the next step."""
+        start, downhill, low, high, step, tries = self.numbers.tolist()
+        if not loss <= start + self.LESS_LOSS * step * downhill + self._rounding * abs(start):
+            high = step
+        elif slope < self.LESS_SLOPE * downhill:
+            low = step
+        elif slope > -self.LESS_SLOPE * downhill:
+            high = step
+        else:
+            return Verdict.TAKEN
+        if tries + 1 >= self._most:
+            return Verdict.TAKEN if loss < start else Verdict.GIVEN_UP
+        self.numbers[2:] = low, high, 2 * step if np.isinf(high) else (low + high) / 2, tries + 1
+        return Verdict.ON
+
+
 class _Line:
-    """The function along a line: a search for a point with less loss and less slope (Nocedal and Wright, algorithms 3.5 and 3.6)."""
-
-    LESS_LOSS, LESS_SLOPE, TRIES = 1e-4, 0.9, 40
-
-    ROUNDING = 256 * np.finfo(np.float64).eps
-    """Of the loss: near a minimum differences of sums are rounding, and the slope alone says where down is."""
+    """The function along a line, which a bracket searches."""
 
     def __init__(self, comm: Communicator, gradient: Gradient, x: np.ndarray) -> None:
         self._comm, self._function, self._x = comm, gradient, x
         self.gradient, self.evaluations = np.zeros_like(x), 0
-        self._begin = np.empty_like(x)
+        self._begin, self._bracket = np.empty_like(x), Bracket(256 * float(np.finfo(np.float64).eps), tries=40)
         self.loss, self.slope = 0.0, 0.0
         self._look()
 
@@ -192,23 +256,16 @@ class _Line:
     def go(self, way: np.ndarray, downhill: float, first: float) -> bool:
         """Move x along `way`; return whether the loss fell, else x stays."""
         self._begin[:] = self._x
-        start, low, high, step = self.loss, 0.0, np.inf, first
-        for _ in range(self.TRIES):
-            np.multiply(way, step, out=self._x)
+        self._bracket.begin(self.loss, downhill, first)
+        verdict = Verdict.ON
+        while verdict is Verdict.ON:
+            np.multiply(way, self._bracket.step, out=self._x)
             self._x += self._begin
             loss = self._look()
             dots = np.array([self.gradient @ way])
             self._comm.all_reduce(dots)
-            if not loss <= start + self.LESS_LOSS * step * downhill + self.ROUNDING * abs(start):
-                high = step
-            elif dots[0] < self.LESS_SLOPE * downhill:
-                low = step
-            elif dots[0] > -self.LESS_SLOPE * downhill:
-                high = step
-            else:
-                return True
-            step = 2 * step if np.isinf(high) else (low + high) / 2
-        if loss < start:
+            verdict = self._bracket.judge(loss, float(dots[0]))
+        if verdict is Verdict.TAKEN:
             return True
         self._x[:] = self._begin
         self._look()

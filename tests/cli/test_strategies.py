@@ -27,6 +27,7 @@ STRATEGIES = {
     ],
     "delayed": ["sync.name=delayed"],
     "backup workers": ["sync.spare=1"],
+    "L-BFGS": ["sync.name=lbfgs", "optimizer.momentum=0.0"],
     "ensemble": ["sync.name=ensemble", "sync.combine=vote"],
     "stacked ensemble after a warm start": ["sync.name=ensemble", "sync.combine=stack", "sync.warm_epochs=1.5"],
 }
@@ -47,7 +48,7 @@ def test_other_ranks_and_a_resume_on_others_end_with_the_same_bits(job, name):
         epochs = [event["ledger"] for event in job.events("parts") if event["event"] == "epoch"]
         assert all(epoch["rows_used"] + epoch["rows_too_late"] == sum(LENGTHS) for epoch in epochs)
         assert all(0 < epoch["rows_too_late"] < sum(LENGTHS) / 3 for epoch in epochs)
-    elif "ensemble" in name:
+    elif "ensemble" in name or name == "L-BFGS":
         assert whole["conits"] is None
     else:
         assert sum(whole["conits"]["staleness"].values()) > 0
@@ -99,6 +100,11 @@ WITHOUT_SENSE = {
         ["sync.name=gossip", "sync.topology=matrix", "sync.matrix=[[0.5,0.5,0,0],[0.5,0.5,0,0],[0,0,0.5,0.5],[0,0,0.5,0.5]]"],
         ["not connected: worker 0 never hears of worker 2", "'ring'"],
     ),
+    "L-BFGS with momentum": (["sync.name=lbfgs", "optimizer.momentum=0.9"], ["finds its own directions", "momentum = 0.0"]),
+    "L-BFGS with a warm-up": (["sync.name=lbfgs", "optimizer.momentum=0.0", "rate.warmup_epochs=1"], ["leave [rate] out"]),
+    "L-BFGS without rows": (["sync.name=lbfgs", "optimizer.momentum=0.0", "data.on_corrupt=quarantine"], ['set it to "stop"']),
+    "pairs of another": (["sync.memory=5"], ["sync.memory means nothing", "every-step"]),
+    "votes of no cache": (["sync.name=gossip-learning", "sync.combine=vote"], ["set server.cache"]),
     "nobody left to count": (["sync.spare=4"], ["sync.spare is 4", "give 3 or fewer"]),
     "a slow worker that is not there": (["sync.spare=1", "sync.slow=[4]"], ["there are workers 0 to 3"]),
     "slow workers and all count": (["sync.slow=[1]"], ["means nothing without sync.spare"]),
