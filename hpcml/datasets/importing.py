@@ -10,7 +10,8 @@ from typing import Any
 
 from hpcml.comm.communicator import Communicator
 from hpcml.data.gathering import block_rows
-from hpcml.data.importers.assembly import Assembly, find_parts, scan_part, text_decorator
+from hpcml.data.importers import ranges
+from hpcml.data.importers.assembly import Assembly, Spec, find_parts, join_part, scan_part, text_decorator
 from hpcml.data.importers.options import Options
 from hpcml.data.journal import Journal, require_room
 from hpcml.data.manifest import NAME, describe_file, load_manifest
@@ -40,21 +41,57 @@ def import_sources(sources: Sequence[str], options: Options, goal: Path, wish: W
             plain = {"specs": specs, "attributes": attributes, "notes": notes, "inputs": [_identity(spec) for spec in specs]}
     plain = json.loads(comm.broadcast_bytes(json.dumps(plain).encode()))
     specs = plain["specs"]
-    journal = Journal(goal, {"tool": "import", "inputs": plain["inputs"], "specs": specs, "options": options.plain(), **wish.plain()})
+    order = {"tool": "import", "inputs": plain["inputs"], "specs": specs, "options": options.plain(), "range": ranges.RANGE_BYTES}
+    journal = Journal(goal, {**order, **wish.plain()})
     if begin(journal, ["part-00000.h5"], comm):
         return Imported(Made(load_manifest(goal / NAME)["files"], True), plain["notes"])
-    names = [f"scan-{i:06d}" for i in range(len(specs))]
-
-    def scan(name: str) -> Mapping[str, Any]:
-        return scan_part(specs[int(name.rpartition("-")[2])], options)
-
-    scans = deal_once(names, scan, journal, comm, "scanned, part", progress)
+    scans = _scan(specs, [entry[0][1] for entry in plain["inputs"]], options, journal, comm, progress)
     with comm.together():
-        assembly = Assembly(specs, [scans[name] for name in names], options)
+        assembly = Assembly(specs, scans, options)
     with assembly:
         entries = _write(assembly, plain["attributes"], goal, wish, journal, comm, progress)
     finish(journal, entries, comm)
     return Imported(Made(entries, False), plain["notes"])
+
+
+def _scan(
+    specs: Sequence[Spec], sizes: Sequence[int], options: Options, journal: Journal, comm: Communicator, progress: Progress
+) -> list[dict[str, Any]]:
+    """Return the scan of every part; a large text file is scanned in ranges by several ranks."""
+    cuts = [ranges.cut(spec, size) for spec, size in zip(specs, sizes, strict=True)]
+    cut = [number for number, parts in enumerate(cuts) if len(parts) > 1]
+
+    def count(name: str) -> Mapping[str, Any]:
+        number, part = _places(name)
+        return ranges.count(specs[number]["path"], *cuts[number][part])
+
+    counts = deal_once([_name("count", i, k) for i in cut for k in range(len(cuts[i]))], count, journal, comm, "counted, range", progress)
+    placed = {i: ranges.place(cuts[i], [counts[_name("count", i, k)] for k in range(len(cuts[i]))]) for i in cut}
+
+    def scan(name: str) -> Mapping[str, Any]:
+        number, part = _places(name)
+        spec = specs[number]
+        return scan_part({**spec, "range": placed[number][part]} if number in placed else spec, options)
+
+    names = [_name("scan", i, k) for i, parts in enumerate(cuts) for k in range(len(parts))]
+    scans = deal_once(names, scan, journal, comm, "scanned, part", progress)
+
+    def join(name: str) -> Mapping[str, Any]:
+        number, _ = _places(name)
+        return join_part(specs[number], [scans[_name("scan", number, k)] for k in range(len(cuts[number]))], options)
+
+    joined = deal_once([_name("join", i, 0) for i in cut], join, journal, comm, "joined, file", progress)
+    return [joined[_name("join", i, 0)] if i in placed else scans[_name("scan", i, 0)] for i in range(len(specs))]
+
+
+def _name(what: str, number: int, part: int) -> str:
+    return f"{what}-{number:06d}-{part:05d}"
+
+
+def _places(name: str) -> tuple[int, int]:
+    """Return the numbers of the part and of its range, from a name that `_name` made."""
+    _, number, part = name.split("-")
+    return int(number), int(part)
 
 
 def _write(

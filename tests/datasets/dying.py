@@ -18,7 +18,7 @@ import numpy as np
 
 from hpcml.comm import simulated
 from hpcml.data import gathering
-from hpcml.data.importers import Options, csvfile
+from hpcml.data.importers import Options, csvfile, ranges
 from hpcml.data.layout import parse_layout
 from hpcml.datasets import rewriting
 from hpcml.datasets.dealing import open_all
@@ -26,7 +26,7 @@ from hpcml.datasets.importing import import_sources
 from hpcml.datasets.rewriting import Wish, reshard, split
 from tests.datasets.conftest import quiet
 
-SMALL = ((csvfile, "BATCH", 16), (gathering, "BLOCK_BYTES", 100), (rewriting, "UNIT_BYTES", 900))
+SMALL = ((csvfile, "BATCH", 16), (ranges, "RANGE_BYTES", 1000), (gathering, "BLOCK_BYTES", 100), (rewriting, "UNIT_BYTES", 900))
 """Constants that make little data go the ways of much: (module, name, value)."""
 
 SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}

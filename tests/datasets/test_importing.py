@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hpcml.data import gathering
-from hpcml.data.importers import Options, csvfile
+from hpcml.data.importers import Options, csvfile, ranges
 from hpcml.data.layout import parse_layout
 from hpcml.datasets import importing
 from hpcml.datasets.importing import import_sources
@@ -59,6 +59,35 @@ def test_any_number_of_ranks_writes_the_same_bytes(imported, tables, contents, t
         imported([tables], tmp_path / str(ranks), Wish(rows=29, layout=parse_layout(codec)), ranks, label="ok")
         made.append(contents(tmp_path / str(ranks)))
     assert made[0] == made[1] == made[2] == made[3]
+
+
+def test_a_file_cut_into_ranges_gives_the_same_rows_on_any_number_of_ranks(imported, contents, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    words = ["plain", '"two\nlines"', '"a ""quote"""', '"\n\n"""', '"one, two"']
+    lines = [f"{value:.6g},{words[n % 5]}" for n, value in enumerate(rng.normal(size=200))]
+    (tmp_path / "t.csv").write_text("\n".join(["a,word", *lines, ""]))
+    imported([tmp_path / "t.csv"], tmp_path / "whole", label="word")
+    monkeypatch.setattr(ranges, "RANGE_BYTES", 90)
+    made = []
+    for ranks in (1, 2, 3, 4):
+        imported([tmp_path / "t.csv"], tmp_path / str(ranks), THIRTY, ranks, label="word")
+        made.append(contents(tmp_path / str(ranks)))
+    assert made[0] == made[1] == made[2] == made[3]
+    whole = contents(tmp_path / "whole")
+    assert {name: raw for name, raw in whole.items() if name.endswith(".h5")}.items() <= made[0].items()
+    assert len(whole) == len(made[0]) == 8
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_what_is_wrong_in_a_range_has_the_line_of_the_file(imported, tmp_path, monkeypatch, ranks):
+    monkeypatch.setattr(ranges, "RANGE_BYTES", 50)
+    rows = [f'{n},"text\n{n}"' for n in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["a,word", *rows, "1,2,3", ""]))
+    with pytest.raises(DataError, match=r"t\.csv: line 122 has 3 cells, expected 2"):
+        imported([tmp_path / "t.csv"], tmp_path / "out", ranks=ranks, label="word")
+    (tmp_path / "t.csv").write_text("\n".join(["a,word", *rows, "1,", *rows, ""]))
+    with pytest.raises(DataError, match=r"t\.csv: line 122, column 'word': '' is no class"):
+        imported([tmp_path / "t.csv"], tmp_path / "out", ranks=ranks, label="word")
 
 
 def test_idx_pairs_become_x_and_y(imported, rows_of, tmp_path):

@@ -23,7 +23,7 @@ ATTRIBUTE_BYTES = 30000
 """Texts longer than this do not fit an HDF5 attribute; they become a data set without rows."""
 
 Spec = dict[str, Any]
-"""A part as plain data: kind, path, field, and its images if it has any."""
+"""A part as plain data: kind, path, field, its images if it has any, and the range where only that is to be scanned."""
 
 SUFFIXES = {
     ".csv": "csv",
@@ -107,7 +107,7 @@ def make_part(spec: Spec, options: Options) -> Part:
     """Return the part that a spec describes."""
     path = Path(spec["path"])
     if spec["kind"] == "csv":
-        return CsvPart(path, options)
+        return CsvPart(path, options, spec.get("range"))
     if spec["kind"] == "parquet":
         return ParquetPart(path, options)
     if spec["kind"] == "images":
@@ -124,6 +124,19 @@ def scan_part(spec: Spec, options: Options) -> dict[str, Any]:
     part = make_part(spec, options)
     try:
         return part.scan()
+    finally:
+        part.close()
+
+
+def join_part(spec: Spec, scans: Sequence[dict[str, Any]], options: Options) -> dict[str, Any]:
+    """Return what a table is, from the scans of its ranges, and leave nothing open.
+
+    Raises:
+        DataError: naming what is wrong with it.
+    """
+    part = CsvPart(Path(spec["path"]), options)
+    try:
+        return part.join(scans)
     finally:
         part.close()
 

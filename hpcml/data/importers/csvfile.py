@@ -6,13 +6,17 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hpcml.data.importers.options import Options
+from hpcml.data.importers.ranges import WHOLE, Range
 from hpcml.data.importers.tables import (
     MOST_TEXTS,
     CellError,
@@ -35,42 +39,74 @@ Record = tuple[int, int, bytes]
 
 
 class CsvPart:
-    """One CSV file."""
+    """One CSV file, of which a range of bytes may be scanned by itself.
 
-    def __init__(self, path: Path, options: Options) -> None:
-        self.path, self._options = path, options
+    Args:
+        path: the file.
+        options: how to read it.
+        part: the range to scan, or None to scan all of it.
+    """
+
+    def __init__(self, path: Path, options: Options, part: Range | None = None) -> None:
+        self.path, self._options, self._range = path, options, part
         self._delimiter = options.delimiter or ("\t" if path.name.removesuffix(".gz").endswith(".tsv") else ",")
         self._file: Any = None
 
     def scan(self) -> dict[str, Any]:
-        """Return rows, columns, kinds and texts of columns that may hold classes, and the byte offset of every BATCHth row.
+        """Return rows, columns, kinds and texts of columns that may hold classes, and [row, byte offset, line] of every BATCHth row.
+
+        Of a range, the same for the rows that begin in it; `join` makes them one.
 
         Raises:
             DataError: naming line and column of the first thing that is wrong.
         """
-        columns, begin = self._columns()
+        return self.join([self._scan(WHOLE)]) if self._range is None else self._scan(self._range)
+
+    def _scan(self, part: Range) -> dict[str, Any]:
+        columns, first = self._columns()
         roles = choose_roles(str(self.path), columns, self._options)
         kinds: dict[int, str] = dict.fromkeys(roles.classed, "int")
         texts: dict[int, set[str] | None] = {column: set() for column in roles.classed}
         rows, offsets = 0, []
-        for records in _batched(self._records(begin)):
-            offsets.append([records[0][1], records[0][0]])
-            cells = self._parse(records, len(columns))
+        records = self._records(self._begin(part, first))
+        if part[3] is not None:
+            stop = part[3]
+            records = takewhile(lambda record: record[1] <= stop, records)  # the next range begins behind the line end at `stop`
+        for batch in _batched(records):
+            offsets.append([rows, batch[0][1], batch[0][0]])
+            cells = self._parse(batch, len(columns))
             for column in roles.features:
-                self._numbers(cells, column, roles, records)
+                self._numbers(cells, column, roles, batch)
             for column in roles.classed:
                 kinds[column] = join_kinds(kinds[column], kind_of(cells[column]))
                 seen = texts[column]
                 if seen is not None:
                     seen.update(cell.strip() for cell in cells[column])
                     texts[column] = seen if len(seen) <= MOST_TEXTS else None
-            rows += len(records)
-        if not rows:
-            raise DataError(f"{self.path}: has no rows")
-        for column in roles.classed:
-            self._check_classed(column, kinds[column], texts[column], roles)
+            rows += len(batch)
         listed = {str(column): None if seen is None else sorted(seen) for column, seen in texts.items()}
         return {"rows": rows, "columns": columns, "kinds": {str(k): v for k, v in kinds.items()}, "texts": listed, "offsets": offsets}
+
+    def join(self, scans: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return the scan of the whole file from the scans of all its ranges, in order.
+
+        Raises:
+            DataError: for a file without rows, and classes or labels that are empty.
+        """
+        columns, rows, offsets = scans[0]["columns"], 0, []
+        roles = choose_roles(str(self.path), columns, self._options)
+        for scan in scans:
+            offsets += [[rows + row, offset, line] for row, offset, line in scan["offsets"]]
+            rows += scan["rows"]
+        if not rows:
+            raise DataError(f"{self.path}: has no rows")
+        kinds, listed = {}, {}
+        for column in map(str, roles.classed):
+            kinds[column] = reduce(join_kinds, (scan["kinds"][column] for scan in scans))
+            texts = _join_texts([scan["texts"][column] for scan in scans])
+            self._check_classed(int(column), kinds[column], texts, roles)
+            listed[column] = None if texts is None else sorted(texts)
+        return {"rows": rows, "columns": columns, "kinds": kinds, "texts": listed, "offsets": offsets}
 
     def read(self, scan: dict[str, Any], settled: Settled, start: int, stop: int) -> dict[str, np.ndarray]:
         """Return rows start to stop-1 of every field.
@@ -80,8 +116,7 @@ class CsvPart:
         """
         roles = settled.roles
         out = {name: np.empty((stop - start, *shape), dtype) for name, (shape, dtype) in settled.fields(self._options).items()}
-        row = start // BATCH * BATCH
-        offset, line = scan["offsets"][start // BATCH]
+        row, offset, line = scan["offsets"][bisect_right(scan["offsets"], start, key=lambda place: place[0]) - 1]
         for records in _batched(self._records((offset, line))):
             if row >= stop:
                 break
@@ -148,14 +183,30 @@ class CsvPart:
             raise DataError(f"{self.path}: line {line} should name the columns, but has numbers only; give --no-header if it is a row")
         return names, (offset + len(text), line + text.count(b"\n"))
 
+    def _begin(self, part: Range, first: tuple[int, int]) -> tuple[int, int]:
+        """Return (offset, line) of the first row that begins in a range or behind it; `first` is that of the whole file."""
+        offset, line, quotes = part[0], part[1], int(part[2])
+        if not offset:
+            return first
+        self._open()
+        self._file.seek(offset)
+        for text in self._file:
+            offset, line, quotes = offset + len(text), line + 1, quotes + text.count(b'"')
+            if not quotes % 2:
+                break
+        return max(first, (offset, line))
+
+    def _open(self) -> None:
+        if self._file is None:
+            self._file = _open(self.path)
+
     def _records(self, begin: tuple[int, int]) -> Iterator[Record]:
         """Yield the rows from (byte offset, line number) on; blank lines are left out."""
         offset, number = begin
         held: list[bytes] = []
         quotes = 0
         try:
-            if self._file is None:
-                self._file = _open(self.path)
+            self._open()
             self._file.seek(offset)
             for line in self._file:
                 if not held:
@@ -207,7 +258,17 @@ class CsvPart:
         raise DataError(f"{self.path}: lines {records[0][0]} to {records[-1][0]} are no rows of a CSV")
 
 
-def _batched(records: Iterator[Record]) -> Iterator[list[Record]]:
+def _join_texts(parts: Sequence[Iterable[str] | None]) -> set[str] | None:
+    """Return all texts of a column together, or None where they are too many for classes."""
+    joint: set[str] = set()
+    for part in parts:
+        if part is None:
+            return None
+        joint.update(part)
+    return joint if len(joint) <= MOST_TEXTS else None
+
+
+def _batched(records: Iterable[Record]) -> Iterator[list[Record]]:
     """Yield lists of BATCH records, the last one shorter."""
     held: list[Record] = []
     for record in records:
