@@ -15,12 +15,13 @@ from functools import partial
 import numpy as np
 
 from hpcml.arrays import Array, aligned, spans
-from hpcml.comm.communicator import Communicator
+from hpcml.comm.communicator import Communicator, is_short
 from hpcml.comm.roads import ROADS, node_numbers, schedule_of
 from hpcml.comm.transfers import Schedule
 from hpcml.errors import ConfigError
 from hpcml.sync import Nodes
 from hpcml.sync.node_sum import NodeSum
+from hpcml.sync.nodes import NoSharedMemoryError
 
 Run = Callable[[], Array | None]
 """One all-reduce: overwrites x and returns None, or returns the array that holds the sum."""
@@ -58,6 +59,8 @@ class NodeArena:
 
     def memory(self, comm: Communicator, n: int, dtype: np.dtype) -> Array:
         """Return this rank's vector (n,) in memory that its node sees."""
+        if is_short(dtype):
+            raise NoSharedMemoryError("it adds in the type of its vectors, and 16-bit floats are added in float32 only")
         reducer = NodeSum(Nodes(comm), comm.size, n, 0, dtype)
         vector = reducer.buffer()
         self._made[vector.ctypes.data] = reducer

@@ -5,6 +5,7 @@ Device arrays are staged through host memory unless a probe has shown that the l
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import time
@@ -30,6 +31,10 @@ PAUSES = 50e-6, 400e-6
 ones, up to the last, for whoever waits on: each look takes the core and the interpreter from the thread that computes."""
 
 
+LOOKS = 200
+"""How often a rank that shares its core looks for the others before it sleeps: about as long as a fence takes where nobody is late."""
+
+
 class MpiCommunicator(Communicator):
     """A Communicator over an mpi4py communicator."""
 
@@ -44,6 +49,7 @@ class MpiCommunicator(Communicator):
         self._windows: list[Any] = []
         # Bound once: a fence is called twice a step, and of a small vector's sum each look-up is a per cent.
         self._syncs: list[Any] = []
+        self._crowded = False
         self._barrier = handle.Barrier
         self._leaving: Any = None
         self._children: list[MpiCommunicator] = []
@@ -158,6 +164,9 @@ class MpiCommunicator(Communicator):
         if not self.patient:
             self._mpi.Request.Waitall(requests, statuses)
             return
+        self._doze(requests, statuses)
+
+    def _doze(self, requests: list[Any], statuses: list[Any] | None = None) -> None:
         pause, longest = PAUSES
         while not self._mpi.Request.Testall(requests, statuses):
             time.sleep(pause)
@@ -179,6 +188,7 @@ class MpiCommunicator(Communicator):
         except self._mpi.Exception as error:  # a collective call: it fails on every rank of the node
             self.shortage = f"the MPI library cannot share memory inside this node ({_last_line(error)})"
             return None
+        self._crowded = outnumber(self)
         self._windows.append(window)
         self._syncs.append(window.Sync)
         return blocks
@@ -187,12 +197,23 @@ class MpiCommunicator(Communicator):
         """Return when every rank has called it and all see what was written to shared blocks before."""
         for sync in self._syncs:
             sync()
-        if self.patient:
+        if self._crowded:
+            self._meet()
+        elif self.patient:
             self.barrier()
         else:
             self._barrier()
         for sync in self._syncs:
             sync()
+
+    def _meet(self) -> None:
+        """Return when every rank has called it, giving the core to another rank at each look, and asleep if it takes long."""
+        request = self.handle.Ibarrier()
+        for _ in range(LOOKS):
+            if request.Test():
+                return
+            os.sched_yield()
+        self._doze([request])
 
     def release(self) -> None:
         """Give back the shared blocks and the communicators made from this one."""
@@ -244,6 +265,13 @@ def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray | 
     for start in range(0, max(out.size, landing.size, 1), CHUNK):
         end = start + CHUNK
         yield out[start:end] if start < max(out.size, 1) else None, landing[start:end] if start < max(landing.size, 1) else None
+
+
+def outnumber(comm: Communicator) -> bool:
+    """Return whether the ranks of a node are more than the cores that they may use together; every rank calls it."""
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = {core for text in comm.all_gather_bytes(" ".join(map(str, mine)).encode()) for core in text.split()}
+    return comm.size > len(cores)
 
 
 def _last_line(error: Exception) -> str:

@@ -57,7 +57,7 @@ class NodeSum:
         pieces = (cut or [slice(0, n)]) if nodes.count > 1 else [slice(0, n)]
         self._buckets = [Bucket(nodes, node_runs, held, piece, n, tail if k == 0 else 0) for k, piece in enumerate(pieces)]
         self.owned = [bucket.owned for bucket in self._buckets]
-        nodes.across.patient = nodes.order.threaded and len(pieces) > 1
+        nodes.across.patient |= nodes.order.threaded and len(pieces) > 1
         self._progress = Progress(nodes.order.threaded and len(pieces) > 1)
         self._top = self._done = self._sent = 0
 

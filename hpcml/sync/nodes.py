@@ -41,14 +41,13 @@ class Nodes:
         self.members, self.count = self.ranks[self.number], len(self.ranks)
         self.lanes = min(len(ranks) for ranks in self.ranks)
         self._comm = comm
-        self.inside, self.across = (Alone(), self.order) if apart else self.order.by_node()
+        self.inside, self.across = (Alone(), self.order.split(0, self.order.rank)) if apart else self.order.by_node()
         self.note, self._shared = "", False
 
     def close(self) -> None:
         """Give back the node's memory and the communicators; every rank calls it."""
         self.inside.free()
-        if self.across is not self.order:
-            self.across.free()
+        self.across.free()
         if self.order is not self._comm:
             self.order.free()
 

@@ -28,7 +28,12 @@ def require_hosts(workers: int, ranks: int) -> None:
 
 
 def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
-    """Raise ShapeError or DataError unless model, loss and data fit together."""
+    """Raise ShapeError or DataError unless model, loss and data fit together, and the model's gradients can be summed truly."""
+    if model.arena.dtype.itemsize < 4:
+        raise ShapeError(
+            f"the model's parameters are {model.arena.dtype}, whose sums over workers would be rounded at each addition; "
+            "build it with dtype float32 or float64"
+        )
     if data.y is None:
         raise DataError("training needs a target; open the shards with target=...")
     if tuple(data.x.shape) != model.shape:

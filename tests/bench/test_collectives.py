@@ -56,6 +56,11 @@ def test_sixteen_bits_count_what_travels():
     assert rows[0]["sent"] == 2048
 
 
+def test_the_nodes_memory_adds_no_sixteen_bits():
+    rows = simulated.run(2, partial(bench, names=["ring", "node arena"], sizes=[1024], dtype="float16"))[0]["rows"]
+    assert "node arena" not in {row["name"] for row in rows}
+
+
 def test_one_rank_alone_can_be_measured():
     found = simulated.run(1, bench)[0]
     assert len(found["rows"]) == 2 * (len(ROADS) + 1 + 2)

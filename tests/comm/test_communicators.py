@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -194,3 +196,21 @@ def test_arrays_on_a_gpu_travel_through_host_memory(xp):
 
     simulated.run(3, program)
     program(world())
+
+
+@pytest.mark.mpi
+def test_ranks_that_outnumber_the_cores_give_them_away_while_they_wait():
+    comm = world()
+    inside, _ = comm.by_node()
+    inside.shared_blocks(64)
+    inside._crowded = True
+    for _ in range(3):
+        inside.fence()
+    inside.barrier()
+    started = time.process_time()
+    if inside.rank == 0:
+        time.sleep(0.5)
+    inside.fence()
+    spent = time.process_time() - started
+    inside.free()
+    assert inside.size == 1 or inside.rank == 0 or spent < 0.25

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import hpcml
 from hpcml.comm import simulated
-from hpcml.errors import ConfigError, DisagreementError, RunError, ShardError
+from hpcml.errors import ConfigError, DisagreementError, RunError, ShapeError, ShardError
 from hpcml.train import Recorder
 from hpcml.train.checkpoint import sha256_of_weights
 from hpcml.train.prediction import predict_to_file
@@ -221,3 +221,8 @@ def test_predictions_that_cannot_get_their_name_fail_on_every_rank(shards, tmp_p
         return caught.value.everywhere
 
     assert simulated.run(3, program) == [True] * 3
+
+
+def test_a_model_of_sixteen_bits_is_refused_since_its_sums_would_be_rounded(shards):
+    with pytest.raises(ShapeError, match="float16, whose sums over workers would be rounded"):
+        simulated.run(2, lambda comm: trainer(comm, shards, dtype="float16"))
