@@ -12,12 +12,12 @@ import numpy as np
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.config import Config
 from hpcml.config.keys import ModelConfig
-from hpcml.config.limits import LOSS_KEYS, MODEL_KEYS
+from hpcml.config.limits import LOSS_KEYS, MODEL_KEYS, OWN_RULE
 from hpcml.data import ShardedDataset, find_shards, index_shards
 from hpcml.data.variable import Packing
 from hpcml.errors import ConfigError, DataError, ShapeError
 from hpcml.nn import LOSSES, Loss, Model, binary_cross_entropy, contrastive, cross_entropy, hinge, huber, squared_error, token_cross_entropy
-from hpcml.nn.zoo import autoencoder, lenet, linear, lstm, mlp, resnet, transformer
+from hpcml.nn.zoo import autoencoder, hopfield, lenet, linear, lstm, mlp, rbm, resnet, som, transformer
 
 MOST_CLASSES = 1 << 16
 """Classes that are believed whatever the number of rows."""
@@ -29,12 +29,15 @@ Shape = tuple[int, ...]
 
 USUAL_LOSS = {
     "linear": "squared-error",
-    "autoencoder": "squared-error",
+    **dict.fromkeys(("autoencoder", *OWN_RULE), "squared-error"),
     "logistic": "binary-cross-entropy",
     "svm": "hinge",
     "transformer": "token-cross-entropy",
 }
 """The loss that "auto" stands for where the model itself says it."""
+
+OWN_OUTPUTS = ("transformer", *OWN_RULE)
+"""Models that say themselves how many outputs they have: the vocabulary, or what a row has."""
 
 LOSS_MAKERS: dict[str, Callable[..., Loss]] = {
     "softmax-cross-entropy": cross_entropy,
@@ -49,7 +52,7 @@ LOSS_MAKERS: dict[str, Callable[..., Loss]] = {
 
 def resolve_outputs(config: Config, data: ShardedDataset, comm: Communicator) -> Config:
     """Return the config with model.outputs filled in: one more than the largest class, or the target's columns."""
-    if config.model.outputs or config.model.name == "transformer":  # its outputs are its vocabulary
+    if config.model.outputs or config.model.name in OWN_OUTPUTS:
         return config
     outputs = np.zeros(1, np.int64)
     with comm.together():
@@ -157,6 +160,18 @@ def _lstm(keys: ModelConfig, row: Shape, **options: Any) -> Model:
     return lstm(tuple(keys.shape) or row, keys.hidden, keys.outputs, row, **options)
 
 
+def _rbm(keys: ModelConfig, row: Shape, **options: Any) -> Model:
+    return rbm(row, keys.hidden[0], keys.steps, keys.highest, **options)
+
+
+def _som(keys: ModelConfig, row: Shape, **options: Any) -> Model:
+    return som(row, keys.grid, keys.radius, keys.halving, keys.kept, **options)
+
+
+def _hopfield(keys: ModelConfig, row: Shape, **options: Any) -> Model:
+    return hopfield(row, keys.steps, keys.highest, **options)
+
+
 def _transformer(keys: ModelConfig, row: Shape, **options: Any) -> Model:
     if len(row) != 1:
         raise ShapeError(f"a transformer takes rows of tokens, one axis; data.features has rows of shape {row}")
@@ -171,5 +186,8 @@ MODELS: dict[str, Callable[..., Model]] = {
     "resnet": _resnet,
     "lstm": _lstm,
     "transformer": _transformer,
+    "rbm": _rbm,
+    "som": _som,
+    "hopfield": _hopfield,
 }
 """Name -> (keys of [model], shape of a row, seed and dtype) -> model."""

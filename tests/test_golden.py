@@ -33,6 +33,9 @@ JOBS = {
     "digits-softmax": (3, 0.18676, {"test_accuracy": 0.95}),
     "digits-lbfgs": (16, 0.0961, {"test_accuracy": 0.95}),
     "digits-svm": (3, 0.027513, {"test_accuracy": 0.95}),
+    "digits-rbm": (12, 21.015, {}),
+    "digits-som": (40, 11.435, {}),
+    "digits-hopfield": (1, 76.488, {}),
     "digits-cnn": (25, 0.51857, {"test_accuracy": 0.985}),
 }
 """Job -> (epochs, training loss after them, what the test metrics must reach). The convolutional network runs whole: 5 seconds."""
@@ -48,3 +51,14 @@ def test_every_job_learns_as_it_always_did(job, mpirun, repository, tmp_path):
     assert metrics["train_loss"] == pytest.approx(loss, rel=5e-3)
     for name, reached in least.items():
         assert metrics[name] >= reached
+
+
+@pytest.mark.parametrize("job", ["digits-rbm", "digits-som", "digits-hopfield"])
+def test_a_rule_of_its_own_gives_the_same_bits_on_any_ranks_also_resumed(job, mpirun, repository, tmp_path):
+    words = ["train", repository / "jobs" / f"{job}.toml", "--set"]
+    mpirun(1, *words, "train.epochs=2", "--run", tmp_path / "whole", cwd=repository).check()
+    mpirun(3, *words, "train.epochs=1", "--run", tmp_path / "parts", cwd=repository).check()
+    mpirun(2, *words, "train.epochs=2", "--run", tmp_path / "parts", "--resume", cwd=repository).check()
+    whole, parts = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "parts"))
+    assert whole["weights_sha256"] == parts["weights_sha256"]
+    assert whole["metrics"] == parts["metrics"]

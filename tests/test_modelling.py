@@ -6,7 +6,7 @@ import pytest
 from hpcml.config import load
 from hpcml.config.limits import LOSS_KEYS, MODEL_KEYS
 from hpcml.errors import ConfigError, ShapeError
-from hpcml.modelling import LOSS_MAKERS, MODELS, build_loss, build_model, resolve_loss
+from hpcml.modelling import LOSS_MAKERS, MODELS, OWN_OUTPUTS, build_loss, build_model, resolve_loss
 from hpcml.nn import LOSSES
 
 SIZES = {
@@ -35,12 +35,20 @@ def test_every_name_of_the_config_has_its_model_and_its_loss():
     assert set(LOSS_MAKERS) == set(LOSS_KEYS) == set(LOSSES)
 
 
-@pytest.mark.parametrize("name", [name for name in MODEL_KEYS if name != "transformer"])
+@pytest.mark.parametrize("name", [name for name in MODEL_KEYS if name not in OWN_OUTPUTS])
 def test_a_model_by_name_takes_flat_rows_and_gives_its_outputs(name, config):
     keys = config(f"model.name={name}", *SIZES.get(name, []))
     model = build_model(keys, (16,))
     assert model.shape == (16,)
     assert model.forward(np.ones((2, 16), np.float32)).shape == (2, keys.model.outputs)
+
+
+@pytest.mark.parametrize("changes", [["rbm", "model.hidden=[5]", "model.steps=2"], ["som", "model.grid=[3, 2]"], ["hopfield"]])
+def test_a_model_with_a_rule_of_its_own_gives_rows_back(changes, config):
+    keys = config(f"model.name={changes[0]}", "model.outputs=0", *changes[1:])
+    assert resolve_loss(keys, Target("float32", (4, 4))).train.loss == "squared-error"
+    model = build_model(keys, (4, 4))
+    assert model.forward(np.ones((2, 4, 4), np.float32)).shape == (2, 16)
 
 
 def test_an_image_in_the_shards_needs_no_shape(config):
@@ -61,6 +69,14 @@ def test_rows_of_another_size_are_drawn_against_the_shape(config):
         (["model.name=mlp", "model.shape=[8, 8]"], r'model.shape means nothing to "mlp"; leave it out, or set it to \[\]'),
         (["model.name=svm", "model.hidden=[8]"], 'model.hidden means nothing to "svm"'),
         (["model.channels=[0]"], r"model.channels is \[0\]; each number must be 1 or more"),
+        (["model.name=rbm", "model.outputs=0"], 'a "rbm" needs model.hidden'),
+        (["model.name=rbm", "model.outputs=0", "model.hidden=[4, 5]"], r"model.hidden is \[4, 5\], but an rbm has one layer"),
+        (["model.name=rbm", "model.outputs=0", "model.hidden=[4]", "model.highest=0.0"], "model.highest is 0.0; it must be above 0"),
+        (["model.name=som", "model.outputs=0"], 'a "som" needs model.grid'),
+        (["model.name=som", "model.outputs=0", "model.grid=[0]"], r"model.grid is \[0\]; each number must be 1 or more"),
+        (["model.name=som", "model.outputs=0", "model.grid=[3]", "model.kept=1.0"], "model.kept is 1.0; it must be below 1"),
+        (["model.name=hopfield"], 'model.outputs is 3, but a "hopfield" gives back as many numbers as a row has'),
+        (["model.name=hopfield", "model.outputs=0", "train.loss=hinge"], 'train.loss = "hinge" says nothing about a "hopfield"'),
         (["train.loss=huber", "train.margin=2.0"], 'train.margin means nothing to "huber"'),
         (["train.loss=softmax-cross-entropy", "train.label_smoothing=1.0"], "train.label_smoothing is 1.0; it must be below 1"),
         (["train.class_weights=[1.0, -1.0]"], r"train.class_weights is \[1.0, -1.0\]; each number must be finite and 0 or more"),

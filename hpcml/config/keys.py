@@ -74,9 +74,12 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     - shape: what each row is read as, such as [8, 8, 1] for an image; left out, the shape that it has in the shards.
     - hidden: units of the dense, or widths of the LSTM layers; channels: of the convolutions; blocks: residual ones of each stage.
     - layers, width, heads, context, vocabulary, dropout, rotary, recompute: of a transformer, whose outputs are its vocabulary.
+    - steps: of a Gibbs chain, or sweeps of a recall; highest: the number that means on; grid, radius, halving, kept: of a map.
     """
 
-    name: Literal["mlp", "softmax", "linear", "logistic", "svm", "lenet", "resnet", "autoencoder", "lstm", "transformer"] = "mlp"
+    name: Literal[
+        "mlp", "softmax", "linear", "logistic", "svm", "lenet", "resnet", "autoencoder", "lstm", "transformer", "rbm", "som", "hopfield"
+    ] = "mlp"
     hidden: list[int] = []
     shape: list[int] = []
     channels: list[int] = []
@@ -90,6 +93,12 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     dropout: float = 0.0
     rotary: bool = False
     recompute: bool = False
+    steps: int = 1
+    highest: float = 1.0
+    grid: list[int] = []
+    radius: float = 0.0
+    halving: int = 20
+    kept: float = 0.0
     dtype: Literal["float32", "float64"] = "float32"
 
 

@@ -48,6 +48,10 @@ _RANGES = {
     "model.context": 0,
     "model.vocabulary": 1,
     "model.dropout": 0,
+    "model.steps": 1,
+    "model.radius": 0,
+    "model.halving": 1,
+    "model.kept": 0,
     "train.label_smoothing": 0,
     "train.delta": 0,
     "train.margin": 0,
@@ -67,7 +71,7 @@ _RANGES = {
 }
 """The smallest value of each key that has one."""
 
-_BELOW_ONE = ("model.dropout", "train.label_smoothing", "optimizer.momentum", "optimizer.beta1", "optimizer.beta2")
+_BELOW_ONE = ("model.dropout", "model.kept", "train.label_smoothing", "optimizer.momentum", "optimizer.beta1", "optimizer.beta2")
 """Keys that are a share: of old gradients, whose sums grow without end from 1 on, of a target, or of what is dropped."""
 
 
@@ -82,7 +86,7 @@ def require_ranges(config: Config, path: str) -> None:
             raise ConfigError(f"{path}: {key} is {value}; it must be finite")
         if key in _BELOW_ONE and not value < 1:
             raise ConfigError(f"{path}: {key} is {value}; it must be below 1")
-    for key in ("model.hidden", "model.shape", "model.channels"):
+    for key in ("model.hidden", "model.shape", "model.channels", "model.grid"):
         if any(length < 1 for length in flat[key]):
             raise ConfigError(f"{path}: {key} is {flat[key]}; each number must be 1 or more")
     if any(not 0 <= weight < math.inf for weight in config.train.class_weights):
@@ -142,8 +146,14 @@ MODEL_KEYS = {
     "autoencoder": ("hidden",),
     "lstm": ("shape", "hidden"),
     "transformer": ("layers", "width", "heads", "context", "vocabulary", "dropout", "rotary", "recompute"),
+    "rbm": ("hidden", "steps", "highest"),
+    "som": ("grid", "radius", "halving", "kept"),
+    "hopfield": ("steps", "highest"),
 }
 """The keys of [model] that each model has beside outputs and dtype."""
+
+OWN_RULE = ("rbm", "som", "hopfield")
+"""Models that learn by a rule of their own: they give rows back, and the loss only reports."""
 
 LOSS_KEYS = {
     "softmax-cross-entropy": ("label_smoothing", "class_weights"),
@@ -165,7 +175,12 @@ def _others(taken: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
 
 _UNUSED |= {"model.name": _others(MODEL_KEYS), "train.loss": _others(LOSS_KEYS)}
 
-_NEEDED = {"lenet": ("channels",), "resnet": ("channels",), "autoencoder": ("hidden",), "lstm": ("hidden",)}
+_NEEDED = {
+    "lenet": ("channels",),
+    "resnet": ("channels",),
+    **dict.fromkeys(("autoencoder", "lstm", "rbm"), ("hidden",)),
+    "som": ("grid",),
+}
 """Keys without which a model has no layers."""
 
 _DEFAULTS = {"model": ModelConfig(), "train": TrainConfig(), "optimizer": OptimizerConfig(), "rate": RateConfig(), "sync": SyncConfig()}
@@ -181,6 +196,7 @@ def _contradictions(config: Config) -> Iterator[str]:
             yield f'a "{config.model.name}" needs model.{key}, such as {key} = [16, 32]'
     if config.model.name == "transformer" and config.model.outputs:
         yield f"model.outputs is {config.model.outputs}, but a transformer's outputs are its vocabulary; set model.vocabulary"
+    yield from _own_rule_contradictions(config)
     if config.model.name == "transformer" and config.model.width % config.model.heads:
         yield f"model.width is {config.model.width}, which is no multiple of model.heads = {config.model.heads}"
     if len(config.data.sparse) not in (0, 3):
@@ -210,6 +226,20 @@ def _contradictions(config: Config) -> Iterator[str]:
         for key in unused.get(chosen, ()):
             if flat[f"{section}.{key}"] != defaults[key]:
                 yield f'{section}.{key} means nothing to "{chosen}"; leave it out, or set it to {as_toml(defaults[key])}'
+
+
+def _own_rule_contradictions(config: Config) -> Iterator[str]:
+    keys = config.model
+    if keys.name not in OWN_RULE:
+        return
+    if keys.outputs:
+        yield f'model.outputs is {keys.outputs}, but a "{keys.name}" gives back as many numbers as a row has; leave it out'
+    if config.train.loss not in ("auto", "squared-error", "huber"):
+        yield f'train.loss = "{config.train.loss}" says nothing about a "{keys.name}", which gives rows back; leave it out'
+    if keys.name == "rbm" and len(keys.hidden) > 1:
+        yield f"model.hidden is {keys.hidden}, but an rbm has one layer of hidden units; give one number"
+    if not keys.highest > 0:
+        yield f"model.highest is {keys.highest}; it must be above 0"
 
 
 _WITH_SERVER = {

@@ -20,6 +20,7 @@ from hpcml.nn.layers import (
     Dropout,
     Embedding,
     Flatten,
+    Hopfield,
     Layer,
     LayerNorm,
     MaxPool,
@@ -29,9 +30,11 @@ from hpcml.nn.layers import (
     ReLU,
     Reshape,
     Residual,
+    RestrictedBoltzmann,
     RMSNorm,
     Rotary,
     Running,
+    SelfOrganisingMap,
     Sequential,
     Sigmoid,
     SiLU,
@@ -54,7 +57,7 @@ from hpcml.nn.losses import (
 )
 from hpcml.nn.model import Model
 from hpcml.nn.workspace import Workspace
-from hpcml.nn.zoo import autoencoder, lenet, linear, lstm, mlp, resnet, transformer
+from hpcml.nn.zoo import autoencoder, hopfield, lenet, linear, lstm, mlp, rbm, resnet, som, transformer
 
 __all__ = [
     "GELU",
@@ -74,6 +77,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "Hopfield",
     "Layer",
     "LayerNorm",
     "Loss",
@@ -87,8 +91,10 @@ __all__ = [
     "Recompute",
     "Reshape",
     "Residual",
+    "RestrictedBoltzmann",
     "Rotary",
     "Running",
+    "SelfOrganisingMap",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -104,13 +110,16 @@ __all__ = [
     "contrastive",
     "cross_entropy",
     "hinge",
+    "hopfield",
     "huber",
     "lenet",
     "linear",
     "lstm",
     "mlp",
+    "rbm",
     "resnet",
     "softmax_cross_entropy",
+    "som",
     "squared_error",
     "token_cross_entropy",
     "transformer",

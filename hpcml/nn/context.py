@@ -15,19 +15,21 @@ class Context:
     Random numbers come from (seed, step, worker, part) and the layer alone, so they do not depend on the ranks.
     """
 
-    __slots__ = ("finish", "keep", "part", "seed", "step", "training", "weight", "worker")
+    __slots__ = ("finish", "keep", "part", "seed", "step", "training", "weight", "weights", "worker")
 
     def __init__(self) -> None:
         """Start in evaluation."""
         self.training = False
         self.seed = self.step = self.worker = self.part = 0
         self.weight: float | None = None
+        self.weights: Array = None
+        """(B,) by which the rows of a pass of training count; None where all count alike. For layers that learn by a rule of their own."""
         self.keep: Array = None
         """(B, T) where a position holds a token, not padding; set by the embedding, read by attention; None where all do."""
         self.finish: Any = _nobody_listens
         """Called with a layer when its backward is done: from then on its gradients may leave."""
 
-    def train(self, *, seed: int, step: int, worker: int, part: int = 0, weight: float | None = None) -> None:
+    def train(self, *, seed: int, step: int, worker: int, part: int = 0, weight: float | None = None, weights: Array = None) -> None:
         """Let the next forward be one of training.
 
         Args:
@@ -36,8 +38,10 @@ class Context:
             worker: the virtual worker whose rows come.
             part: number of the micro-batch within the worker's rows.
             weight: what the rows weigh together; left out, their number.
+            weights: (B,) what each weighs; left out, all alike.
         """
-        self.training, self.seed, self.step, self.worker, self.part, self.weight = True, seed, step, worker, part, weight
+        self.training, self.seed, self.step, self.worker, self.part = True, seed, step, worker, part
+        self.weight, self.weights = weight, weights
 
     def evaluate(self) -> None:
         """Let the next forward be one of evaluation: nothing random, running statistics instead of the batch's."""

@@ -107,7 +107,7 @@ class Differentiator:
         x, y = batch.x[rows], batch.y[rows]
         weights = None if batch.weights is None else batch.weights[rows]
         weight = len(x) if weights is None else float(weights.sum())
-        self.model.context.train(seed=self.seed, step=step, worker=batch.worker, part=part, weight=weight)
+        self.model.context.train(seed=self.seed, step=step, worker=batch.worker, part=part, weight=weight, weights=weights)
         try:
             prediction = self.model.forward(x)
             hits = 0.0 if self.loss.hits is None else float(self.loss.hits(prediction, y))
