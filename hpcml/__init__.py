@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpcml import nn as nn
     from hpcml.data import open_shards as open_shards
+    from hpcml.exporting import export_onnx as export_onnx
+    from hpcml.exporting import export_weights as export_weights
+    from hpcml.exporting import load_weights as load_weights
     from hpcml.optim import LAMB as LAMB
     from hpcml.optim import LARS as LARS
     from hpcml.optim import SGD as SGD
@@ -37,6 +40,9 @@ _HOMES = {
     "Saving": "hpcml.train",
     "Hook": "hpcml.train",
     "open_shards": "hpcml.data",
+    "export_onnx": "hpcml.exporting",
+    "export_weights": "hpcml.exporting",
+    "load_weights": "hpcml.exporting",
     "SGD": "hpcml.optim",
     "AdamW": "hpcml.optim",
     "LAMB": "hpcml.optim",

@@ -12,7 +12,8 @@
     |   |-- LaunchError                       a world that is not what the launcher promised
     |   `-- DisagreementError                 ranks that hold different values where all must be equal
     |-- CheckpointError      RuntimeError     a checkpoint that is corrupt, or of another run
-    `-- RunError             RuntimeError     a run folder that cannot be used
+    |-- RunError             RuntimeError     a run folder that cannot be used
+    `-- ExportError          ValueError       a model that cannot be exported, or weights from outside that do not fit it
 
 A message says what was expected, what came, where (rank, file, key) and what to do.
 An error that every rank raises at the same point carries ``everywhere = True``: the world may end in order.
@@ -79,3 +80,7 @@ class CheckpointError(HpcmlError, RuntimeError):
 
 class RunError(HpcmlError, RuntimeError):
     """A run folder that cannot be used."""
+
+
+class ExportError(HpcmlError, ValueError):
+    """A model that cannot be exported, or weights from outside that do not fit it."""

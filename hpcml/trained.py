@@ -48,8 +48,8 @@ class Trained:
             raise ShapeError(f"the data's rows have shape {tuple(data.x.shape)}, the run's model takes {self.model.shape}")
 
 
-def load_together(folder: Path, comm: Communicator) -> Trained:
-    """Return the model of a run, on every rank, on the device that the run's config names.
+def load_together(folder: Path, comm: Communicator, device: str = "") -> Trained:
+    """Return the model of a run, on every rank, on this kind of device or the one that the run's config names.
 
     Raises:
         RunError: on every rank, if the folder holds no run.
@@ -73,7 +73,7 @@ def load_together(folder: Path, comm: Communicator) -> Trained:
     across.free()
     with comm.together():
         model = build_model(config, _row_shape(found))
-        model.move(choose_device(config.run.device, local_rank))
+        model.move(choose_device(device or config.run.device, local_rank))
         model.arena.data[...] = model.arena.device.place(found.shared()["weights"])
         loss = build_loss(config)
         judge = committee_of(found, config, model, loss, workers)

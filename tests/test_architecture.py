@@ -23,7 +23,7 @@ FLOORS = [
     {"adapters"},
     {"transforming", "opening", "synchronising", "modelling"},
     {"build"},
-    {"trained", "datasets", "bench", "report", "cluster"},
+    {"trained", "exporting", "datasets", "bench", "report", "cluster"},
     {"cli"},
     {"__init__", "__main__"},
 ]
@@ -33,6 +33,8 @@ DOORS = {
     "mpi4py": ("comm/mpi.py", "comm/node.py", "comm/start.py", "watch/"),
     "cupy": ("arrays/", "comm/nccl.py"),
     "h5py": ("data/", "train/checkpoint.py"),
+    "safetensors": ("exporting/",),
+    "onnx": ("exporting/",),
 }
 
 MAX_FILE_LINES = 300

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = ["cupy", "h5py", "matplotlib", "mpi4py.MPI", "msgspec", "rich", "scipy", "sklearn"]
+HEAVY = ["cupy", "h5py", "matplotlib", "mpi4py.MPI", "msgspec", "onnx", "rich", "safetensors", "scipy", "sklearn"]
 
 
 @pytest.fixture(scope="module")

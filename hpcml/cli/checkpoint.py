@@ -1,4 +1,4 @@
-"""``hpcml checkpoint``: look at a run's checkpoints, on one process, without MPI."""
+"""``hpcml checkpoint``: look at a run's checkpoints, or export its model, on one process, without MPI."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hpcml.errors import CheckpointError, RunError
+from hpcml.errors import CheckpointError, ConfigError, RunError
 
 EXAMPLE = """examples:
   hpcml checkpoint list runs/digits
   hpcml checkpoint verify runs/digits
   hpcml checkpoint digest runs/digits
+  hpcml checkpoint export runs/digits --out digits.safetensors
 """
 
 
@@ -20,15 +21,20 @@ def add_to(commands: Any) -> None:
     """Add the command's parser."""
     parser = commands.add_parser(
         "checkpoint",
-        help="list, verify or digest checkpoints",
+        help="list, verify, digest or export checkpoints",
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "action", choices=("list", "verify", "digest"), help="list: a line each; verify: check every file; digest: sha256 of the weights"
+        "action",
+        choices=("list", "verify", "digest", "export"),
+        help="list: a line each; verify: check every file; digest: sha256 of the weights; export: the newest model for other programs",
     )
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
+    parser.add_argument(
+        "--out", metavar="FILE", help="of export: FILE.safetensors for weights, FILE.onnx for the model of a feed-forward run"
+    )
     parser.set_defaults(run=run)
 
 
@@ -37,6 +43,10 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.folder)
     if not folder.is_dir():
         raise RunError(f"{folder}: no such run folder")
+    if args.action == "export":
+        return export(folder, args.out)
+    if args.out:
+        raise ConfigError(f"hpcml checkpoint {args.action} writes no file; leave --out out")
     actions = {"list": list_all, "verify": verify, "digest": digest}
     return actions[args.action](folder)
 
@@ -80,4 +90,36 @@ def digest(folder: Path) -> int:
     for problem in problems:
         sys.stderr.write(f"hpcml: note: checkpoint passed over: {problem}\n")
     print(sha256_of_weights(found.shared()["weights"]))
+    return 0
+
+
+def export(folder: Path, out: str | None) -> int:
+    """Write the model of the newest whole checkpoint as a file that other programs read; return 0.
+
+    Raises:
+        ConfigError: for a file that ends neither in .safetensors nor in .onnx.
+        RunError: if the run predicts by an ensemble, which is more than one model.
+    """
+    from importlib.metadata import version
+
+    from hpcml.comm.alone import Alone
+    from hpcml.exporting import export_onnx, export_weights
+    from hpcml.trained import load_together
+
+    writers = {".safetensors": export_weights, ".onnx": export_onnx}
+    suffix = Path(out or "").suffix
+    if not out or suffix not in writers:
+        raise ConfigError(f"hpcml checkpoint export: --out is {out!r}; give FILE.safetensors for weights or FILE.onnx for a graph")
+    comm = Alone()
+    trained = load_together(folder, comm, device="cpu")
+    trained.say_problems(comm)
+    if trained.judge is not trained.model:
+        raise RunError(f"{folder}: predicts by an ensemble of {trained.workers} members, a file holds one model")
+    config = trained.config
+    told = {"hpcml": version("hpcml"), "model": config.model.name, "loss": config.train.loss, "step": str(trained.checkpoint.step)}
+    writers[suffix](trained.model, out, told)
+    print(f"{trained.model.arena.n:,} numbers of {trained.checkpoint.path.name} written to {out}")
+    if config.data.transforms:
+        names = ", ".join(step.name for step in config.data.transforms)
+        print(f"note: the model takes rows as data.transforms leaves them ({names}); the file does not do that")
     return 0

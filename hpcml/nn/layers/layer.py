@@ -88,6 +88,7 @@ class Layer(ABC):
         """Make an unbuilt layer with an empty workspace."""
         self.parameters: dict[str, Parameter] = {}
         self.declared: dict[str, Declared] = {}
+        self.in_shape: Shape = ()
         self.out_shape: Shape = ()
         self.work = Workspace()
         self.context, self.number = Context(), 0
@@ -98,7 +99,8 @@ class Layer(ABC):
         return []
 
     def declare(self, shape: Shape) -> Shape:
-        """Build the layer for input rows of this shape, keep what it declared, and return the shape of an output row."""
+        """Build the layer for input rows of this shape, keep both shapes and what it declared, and return the shape of an output row."""
+        self.in_shape = shape
         self.out_shape, self.declared = self.build(shape)
         return self.out_shape
 

@@ -1,0 +1,125 @@
+"""Files of tensors: safetensors read and written, PyTorch's own files read; the libraries are imported when first used."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcml.errors import ConfigError, ExportError
+
+TORCH_FILES = (".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True, slots=True)
+class Tensors:
+    """Named arrays from outside, and what is known of them."""
+
+    told: str
+    """Where they come from, for messages."""
+    arrays: dict[str, np.ndarray]
+    ordered: bool
+    """Whether they stand in the order in which PyTorch's modules were registered; a safetensors file does not keep it."""
+
+
+def read_tensors(source: Path | Mapping[str, Any]) -> Tensors:
+    """Return the tensors of a file, or of a state dict whose values are arrays or PyTorch's tensors.
+
+    Raises:
+        ConfigError: if the library that reads such a file is not installed.
+        ExportError: if the file cannot be read, or holds something else.
+    """
+    if isinstance(source, Mapping):
+        return Tensors("the state dict", _numbers(source, "the state dict"), True)
+    if source.suffix == ".safetensors":
+        return Tensors(str(source), _read_safetensors(source), False)
+    if source.suffix in TORCH_FILES:
+        return Tensors(str(source), _numbers(_load_torch(source), str(source)), True)
+    raise ExportError(f"{source}: weights are read from .safetensors, {', '.join(TORCH_FILES)} files; rename it, or give a mapping")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], told: Mapping[str, str]) -> None:
+    """Write a safetensors file, whole or not at all; `told` are texts for its header.
+
+    Raises:
+        ConfigError: if safetensors is not installed.
+        ExportError: if the file cannot be written.
+    """
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise ConfigError("safetensors files need the package safetensors (pip install 'hpcml[export]')") from error
+    write_whole(path, lambda partial: save_file(dict(tensors), partial, dict(told)))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` write a file beside `path`, then give it that name, so that a kill leaves the old file or the new one.
+
+    Raises:
+        ExportError: if the file cannot be written.
+    """
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        partial.touch()
+        mode = partial.stat().st_mode
+        write(partial)
+        partial.chmod(mode)  # safetensors writes for the owner alone, whatever the umask says
+        os.replace(partial, path)
+    except Exception as error:  # libraries written in Rust and C raise errors of their own where a disk is full
+        raise ExportError(f"{path}: cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ConfigError("safetensors files need the package safetensors (pip install 'hpcml[export]')") from error
+    with contextlib.suppress(ImportError):
+        import_module("ml_dtypes")  # gives numpy bfloat16
+    try:
+        with safe_open(path, "numpy") as file:
+            names: list[str] = file.keys()
+            return {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the last two: a dtype that numpy has not
+        hint = "; install ml_dtypes" if "float" in str(error) else ""
+        raise ExportError(f"{path}: no readable safetensors file: {error}{hint}") from error
+
+
+def _load_torch(path: Path) -> Mapping[str, Any]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ConfigError(f"{path}: PyTorch's own files need PyTorch; install it, or save the state dict as safetensors") from error
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # unpickling fails in many ways
+        raise ExportError(f"{path}: no readable state dict: {error}") from error
+    if not isinstance(loaded, Mapping):
+        raise ExportError(
+            f"{path}: holds a {type(loaded).__name__}; expected a state dict, as torch.save(model.state_dict(), ...) writes it"
+        )
+    return loaded
+
+
+def _numbers(values: Mapping[str, Any], told: str) -> dict[str, np.ndarray]:
+    """Return host arrays; a tensor is asked by its own methods, so that nothing imports PyTorch."""
+    found: dict[str, np.ndarray] = {}
+    for name, value in values.items():
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            value = value.double().numpy() if value.is_floating_point() else value.numpy()  # numpy has no bfloat16
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiub":
+            raise ExportError(f"{told}: {name!r} is a {type(value).__name__}, expected an array; give the state dict that is inside it")
+        found[name] = array
+    return found

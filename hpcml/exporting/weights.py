@@ -1,0 +1,88 @@
+"""Weights by name, out of a model and into one; all of them fit, or none is changed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpcml.arrays import to_host
+from hpcml.errors import ExportError, NumericsError, ShapeError
+from hpcml.exporting.files import Tensors, read_tensors, write_tensors
+from hpcml.exporting.modules import translated
+from hpcml.nn import Model
+
+Source = str | os.PathLike[str] | Mapping[str, Any]
+
+
+def export_weights(model: Model, path: str | os.PathLike[str], told: Mapping[str, str] | None = None) -> None:
+    """Write a model's parameters and running statistics to a safetensors file, by the names and in the shapes of its arena.
+
+    Args:
+        model: on any device.
+        path: of the file, written whole or not at all.
+        told: texts for the file's header, beside "format" = "hpcml" and the layout's fingerprint.
+
+    Raises:
+        ConfigError: if safetensors is not installed.
+        ExportError: if the file cannot be written.
+    """
+    vector = to_host(model.arena.data)
+    tensors = {p.name: np.ascontiguousarray(vector[p.span].reshape(p.shape)) for p in model.arena}
+    write_tensors(Path(path), tensors, {**(told or {}), "format": "hpcml", "layout": model.arena.fingerprint()})
+
+
+def load_weights(model: Model, source: Source, *, modules: Sequence[str] | None = None) -> dict[str, str]:
+    """Overwrite a model's parameters and running statistics with weights from outside, rounded to the model's dtype.
+
+    Weights by hpcml's names are taken as they are. Other names are read as a PyTorch state dict of the same architecture: its modules in
+    the order in which they were registered go to the layers in their order, and are turned to hpcml's layout.
+    A state dict does not tell activations, strides or whether blocks normalise first: these must be alike.
+
+    Args:
+        model: the same on every rank; each rank reads for itself.
+        source: a .safetensors file, a .pt, .pth or .bin file with a state dict (imports PyTorch), or a mapping of names to arrays.
+        modules: PyTorch's module names, such as ["conv1", "fc1"], in the order of the model's layers that have parameters;
+            needed where they were registered in another order, or come from a safetensors file, which keeps none.
+
+    Returns:
+        Name of each of the model's parameters -> names of the tensors that it was made of.
+
+    Raises:
+        ConfigError: if the library that reads such a file is not installed.
+        ExportError: if the file cannot be read, or names are missing or left over.
+        ShapeError: if a tensor has another shape than the parameter.
+        NumericsError: if a number is not finite in the model's dtype.
+    """
+    tensors = read_tensors(source if isinstance(source, Mapping) else Path(source))
+    names = [p.name for p in model.arena]
+    if modules is None and set(names) & set(tensors.arrays):
+        found, origin = _by_name(names, tensors), dict(zip(names, names, strict=True))
+    else:
+        found, origin = translated(model, tensors, modules)
+    vector = np.empty(model.arena.n, model.arena.dtype)
+    for p in model.arena:
+        _require_fit(p.name, found[p.name], p.shape, tensors.told, origin[p.name])
+        with np.errstate(over="ignore"):  # told below
+            vector[p.span] = found[p.name].reshape(-1)
+        if not np.isfinite(vector[p.span]).all():
+            raise NumericsError(f"{tensors.told}: {origin[p.name]} holds numbers that are not finite as {model.arena.dtype.name}")
+    model.arena.data[...] = model.arena.device.place(vector)
+    return origin
+
+
+def _by_name(names: Sequence[str], tensors: Tensors) -> dict[str, np.ndarray]:
+    missing = [name for name in names if name not in tensors.arrays]
+    left = [name for name in tensors.arrays if name not in set(names)]
+    if missing or left:
+        wrong = [f"{what} {', '.join(which)}" for what, which in (("it lacks", missing), ("the model has no", left)) if which]
+        raise ExportError(f"{tensors.told}: not the weights of this model: {'; '.join(wrong)}")
+    return tensors.arrays
+
+
+def _require_fit(name: str, array: np.ndarray, shape: tuple[int, ...], told: str, origin: str) -> None:
+    if array.shape != shape:
+        raise ShapeError(f"{told}: {name} has shape {shape}, {origin} gives {array.shape}")
