@@ -108,7 +108,7 @@ bench-loading: $(VENV)/.done ## loading beside PyTorch's DataLoader (where it is
 bench-gpu: $(VENV)/.$(CUDA) ## a GPU's optimizer steps and roads, measured (CUDA=cuda12 or cuda13); rows as above
 	$(PYTHON) benchmarks/gpu.py </dev/null
 
-compare-strategies: $(VENV)/.done ## every strategy on the digits on 4 ranks; writes the tables of docs/strategies.md
+compare-strategies: $(VENV)/.done ## every strategy on the digits on 4 ranks; writes the tables of docs/strategies.md and docs/parameter-server.md
 	mpirun -n 4 $(PYTHON) benchmarks/strategies.py </dev/null
 
 clean: ## remove what make and the tests made; runs/ and benchmarks/results stay

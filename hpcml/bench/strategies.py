@@ -49,10 +49,33 @@ STRATEGIES: dict[str, list[str]] = {
     "ensemble, vote": ["sync.name=ensemble", "sync.combine=vote", "sync.warm_epochs=5"],
     "ensemble, best": ["sync.name=ensemble", "sync.combine=best", "sync.warm_epochs=5"],
     "ensemble, stacked": ["sync.name=ensemble", "sync.combine=stack", "sync.warm_epochs=5"],
+    "L-BFGS": ["sync.name=lbfgs", "optimizer.momentum=0.0", "optimizer.rate=1.0", "optimizer.decay=0.001"],
     "large batches (LARS)": ["rate.recipe=large-batch", "train.batch=512", "rate.base_batch=128", "optimizer.rate=5.0"],
     "large batches (LAMB)": ["rate.recipe=large-batch", "train.batch=512", "rate.base_batch=128", *ADAM, "optimizer.rate=0.01"],
 }
 """Each strategy's documented settings for jobs/digits.toml, over synchronous SGD at rate 0.1 with momentum 0.9."""
+
+
+SERVER = ["sync.name=parameter-server", "optimizer.momentum=0.0"]
+TAP = [*SERVER, "optimizer.rate=0.05"]
+DOWNPOUR = ["sync.name=downpour", "optimizer.name=adagrad", "optimizer.momentum=0.0", "optimizer.rate=0.02", "server.warm=10"]
+
+OWN_PACE: dict[str, list[str]] = {
+    "bsp": ["sync.name=parameter-server", "server.consistency=bsp"],
+    "ssp 3": [*SERVER, "server.consistency=ssp"],
+    "asp 0.01, 3": [*SERVER, "server.consistency=asp"],
+    "bap": [*SERVER, "server.consistency=bap"],
+    "tap": TAP,
+    "tap, stealing": [*TAP, "server.stealing=true"],
+    "tap, DC-ASGD": [*TAP, "server.compensation=0.04"],
+    "downpour": [*DOWNPOUR, "server.consistency=bap"],
+    "downpour, every 2": [*DOWNPOUR, "server.fetch=2", "server.push=2"],
+    "async-easgd": ["sync.name=async-easgd", "server.consistency=bap"],
+    "2 groups": [*SERVER, "server.groups=2", "server.consistency=bap"],
+    "gossip-learning": ["sync.name=gossip-learning"],
+    "gossip-learning, votes": ["sync.name=gossip-learning", "server.cache=10", "sync.combine=vote"],
+}
+"""The same for strategies whose workers go at their own pace: docs/parameter-server.md."""
 
 
 class StepMeter(Hook):
@@ -109,6 +132,22 @@ def train(path: Path, changes: list[str], comm: Communicator, folder: Path) -> O
     trainer.close()
     return Outcome(
         metrics["test_accuracy"], float(slowest[0]), float(sums[0]) / comm.size, round(sums[1]), None if conits is None else conits.plain()
+    )
+
+
+def train_own_pace(path: Path, changes: list[str], comm: Communicator, folder: Path) -> Outcome:
+    """Train a job whose workers go at their own pace; seconds are those of the whole run, bytes those of letters between ranks."""
+    config = load(path, changes)
+    trainer = build_job(config, comm, folder, resume=False, hooks=[]).trainer
+    comm.barrier()
+    began = time.perf_counter()
+    metrics = trainer.run(config.train.epochs)
+    slowest = np.array([time.perf_counter() - began])
+    comm.all_reduce(slowest, Op.MAX)
+    measured, conits, seconds = trainer.sync.measured, trainer.sync.conits(), float(slowest[0])
+    trainer.close()
+    return Outcome(
+        metrics["test_accuracy"], seconds, measured["seconds_waited"] / seconds / comm.size, measured["bytes_sent"], conits.plain()
     )
 
 

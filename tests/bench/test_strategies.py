@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpcml.bench.strategies import STRATEGIES, straggle, train
+from hpcml.bench.strategies import OWN_PACE, STRATEGIES, straggle, train, train_own_pace
 from hpcml.comm import simulated
 from hpcml.config import load
 from hpcml.sync import EveryStep, LocalSteps
@@ -13,7 +13,7 @@ from tests.small import Job
 
 
 def test_every_strategys_settings_are_a_job(repository):
-    for changes in STRATEGIES.values():
+    for changes in [*STRATEGIES.values(), *OWN_PACE.values()]:
         load(repository / "jobs" / "digits.toml", changes)
 
 
@@ -32,6 +32,21 @@ def test_an_outcome_counts_the_steps_alone(tmp_path, name):
     assert 0 < first.accuracy <= 1
     assert 0 < first.waited < 1
     assert (first.conits is None) == (name == "every step")
+
+
+def test_an_outcome_at_their_own_pace_counts_letters_between_ranks(tmp_path):
+    job = Job(tmp_path)
+    job.config.write_text(job.config.read_text().replace('"t', f'"{tmp_path}/t'))
+
+    def program(comm):
+        return train_own_pace(job.config, ["train.epochs=2", *OWN_PACE["bsp"]], comm, tmp_path / "run")
+
+    first, *others = simulated.run(4, program)
+    assert all(other == first for other in others)
+    parameters = (4 * 5 + 5 + 5 * 3 + 3) * 4
+    assert first.sent == 8 * 2 * 3 * parameters  # 8 steps: each worker sends three shards of four away, and gets them back
+    assert 0 < first.waited < 1
+    assert first.conits["mean_staleness"] == 0
 
 
 def test_a_straggler_costs_synchronous_sgd_all_that_it_is_slower(world):
