@@ -66,7 +66,11 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
     if config.sync.name == "gossip-learning":
         return GossipLearning(config.train.seed, config.server.replay, cache=config.server.cache, combine=COMBINES[config.sync.combine])
     if config.sync.name in _WORKERS:
-        return build_server(config)
+        wanted = config.server.ranks
+        if wanted and wanted >= comm.size and not config.server.replay:
+            notes.append(f"server.ranks is {wanted}, and so needs more ranks than {comm.size}: every rank both serves and computes")
+        with comm.together():
+            return build_server(config)
     keys, way = config.sync, build_sum(config, comm, notes)
     if keys.name == "every-step":
         return EveryStep(way, keys.spare, build_arrivals(config, comm)) if keys.spare else EveryStep(way)
@@ -74,9 +78,10 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
         return Delayed(way)
     if keys.name == "lbfgs":
         return LBFGS(steps_per_epoch, keys.memory, way)
-    plan = _ADOPTING[keys.name](keys, build_topology(config), way)
     warm = round(keys.warm_epochs * steps_per_epoch)
-    return WarmStart(warm, plan) if warm else plan
+    with comm.together():
+        plan = _ADOPTING[keys.name](keys, build_topology(config), way)
+        return WarmStart(warm, plan) if warm else plan
 
 
 def build_sum(config: Config, comm: Communicator, notes: list[str]) -> Sum:

@@ -114,12 +114,12 @@ _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
         "cosine": ("step_epochs", "factor"),
     },
     "sync.name": {
-        "every-step": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, "combine", "memory"),
+        "every-step": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, "combine", "memory"),
         "local-steps": (*_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
         "elastic": ("schedule", *_OUTER, *_GOSSIP, *_BACKUP, "combine", "memory"),
         "gossip": ("schedule", *_OUTER, *_ELASTIC, *_BACKUP, "combine", "memory"),
         "push-sum": ("schedule", "earlier", *_OUTER, *_ELASTIC, *_BACKUP, "combine", "memory"),
-        "delayed": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
+        "delayed": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
         "parameter-server": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
         "downpour": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
         "async-easgd": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
@@ -127,6 +127,7 @@ _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
         "gossip-learning": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "memory"),
         "lbfgs": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine"),
     },
+    "sync.schedule": {"once": ("every",)},
     "sync.outer": {
         "average": ("outer_rate", "outer_momentum", "outer_nesterov"),
         "slow-momentum": ("outer_nesterov",),

@@ -68,7 +68,11 @@ class OwnPace:
             trainer.sync.run_epoch(self, read_record(trainer))
         finally:
             self.loader.end()
-        trainer.count, trainer.position = first + self.steps, self.steps
+        # A rank without workers, or one that others helped, has seen fewer steps than the epoch had.
+        while trainer.position < self.steps:
+            trainer.count = first + trainer.position
+            self._after_step(trainer)
+        trainer.count = first + self.steps
         write_record(trainer)
 
     def compute(self, worker: int, portion: Portion) -> None:
@@ -81,9 +85,13 @@ class OwnPace:
         for hook in trainer.hooks:
             hook.after_gradient(trainer, worker)
         if worker == self._hosted.start and trainer.position < self.steps:
-            trainer.position += 1
-            for hook in trainer.hooks:
-                hook.after_step(trainer)
+            self._after_step(trainer)
+
+    @staticmethod
+    def _after_step(trainer: Trainer) -> None:
+        trainer.position += 1
+        for hook in trainer.hooks:
+            hook.after_step(trainer)
 
     def measured(self, trainer: Trainer) -> dict[str, Any]:
         """Return what shards and workers counted in this start, for the summary."""
@@ -157,7 +165,7 @@ def read_record(trainer: Trainer) -> Record | None:
                 data = path.read_bytes()
             except (OSError, ValueError) as error:
                 raise RunError(
-                    f"{path}: no arrival order to replay ({error}); sync.replay takes the folder of an asynchronous run"
+                    f"{path}: no arrival order to replay ({error}); server.replay takes the folder of an asynchronous run"
                 ) from error
             differ = [key for key, value in trainer.identity.items() if there.get(key) != value]
             if differ:

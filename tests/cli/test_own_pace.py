@@ -41,7 +41,19 @@ def test_a_run_goes_on_on_other_ranks(job):
     assert job.digest("again") == job.digest("run")
 
 
+def test_more_servers_than_the_ranks_allow_are_told_and_the_bits_stay(job):
+    job.train(2, "steps").check()
+    told = job.train(2, "run", "sync.name=parameter-server", "server.consistency=bsp", "server.ranks=2").check().stdout
+    assert "note: server.ranks is 2, and so needs more ranks than 2: every rank both serves and computes" in told
+    assert job.digest("run") == job.digest("steps")
+    told = job.train(2, "one", "sync.name=parameter-server", "server.consistency=bsp", "server.ranks=1").check().stdout
+    assert "server.ranks" not in told
+    assert " 0 rows/s" not in told
+
+
 REFUSED = {
+    "a warm start without end": ((*SERVER, "server.consistency=ssp", "server.warm=9"), "server.warm is 9"),
+    "a pull too strong": (("sync.name=async-easgd", "server.beta=2"), "0 < beta <= 1"),
     "a key of another": (("sync.name=downpour", "server.beta=0.5"), "async-easgd"),
     "a bound that binds nobody": ((*SERVER, "server.bound=2"), 'means nothing to "tap"'),
     "a server without one": (("server.ranks=1",), "parameter-server"),

@@ -86,6 +86,8 @@ WITHOUT_SENSE = {
         ["vote for classes"],
     ),
     "an outer optimizer over nothing": (["sync.name=local-steps", "sync.outer_rate=0.5"], ["sync.outer_rate", "average"]),
+    "a period of every step": (["sync.every=3"], ['sync.every means nothing to "every-step"', "set it to 8"]),
+    "a period of no meetings": (["sync.name=local-steps", "sync.schedule=once", "sync.every=3"], ['sync.every means nothing to "once"']),
     "more groups than workers": (["sync.name=elastic", "sync.groups=5"], ["sync.groups is 5, there are 4 workers", "4 groups or fewer"]),
     "a centre that swings": (["sync.name=elastic", "sync.moving=1.7"], ["swing apart from 1.6 on", "0.9"]),
     "rows that sum to less": (

@@ -69,6 +69,12 @@ class ParameterServer:
             raise ConfigError("delay compensation is for late gradients; leave server.compensation out, or choose tap, bap or ssp")
         if self.warm and self.consistency.whole:
             raise ConfigError("bsp needs no warm start: leave server.warm out, or choose tap, bap or ssp")
+        bound = self.consistency.bound
+        if self.warm and bound is not None and self.warm > bound + 1:
+            # The others have clock 0 meanwhile: worker 0 would wait for them, and they for it.
+            text = f"server.warm is {self.warm}, but with server.bound = {bound} the first worker can take {bound + 1} steps alone"
+            near = f"set server.warm to {bound + 1} or less, server.bound to {self.warm - 1} or more"
+            raise ConfigError(f"{text}; {near}, or choose tap or bap")
 
     @property
     def recorded(self) -> bool:

@@ -85,6 +85,15 @@ def test_2000_schedules_each_end_and_take_every_write_once(name):
                 assert clocks[who] - min(clocks) <= MODELS[name].bound, (seed, who, clocks)
 
 
+def test_in_10000_schedules_ssp_reads_nothing_older_than_its_bound():
+    for seed in range(10000):
+        bound, workers = seed % 4, 2 + seed // 4 % 3
+        schedule = Schedule(LiveGate(SSP(bound), workers), workers, 3 + seed % 3, seed)
+        schedule.run()
+        assert finished(schedule), seed
+        assert all(clocks[who] - min(clocks) <= bound for who, clocks in schedule.reads), (seed, schedule.reads)
+
+
 def test_a_stale_read_does_happen_up_to_the_bound_and_without_one_beyond_it():
     def widest(model):
         found = 0

@@ -209,6 +209,7 @@ REFUSED = {
     "a filter without gradients": (lambda: ParameterServer(ASP(), ElasticWorker()), "choose tap, bap or ssp"),
     "compensation without delay": (lambda: ParameterServer(BSP(), compensation=0.1), "choose tap, bap or ssp"),
     "a warm start clock by clock": (lambda: ParameterServer(BSP(), warm=3), "leave server.warm out"),
+    "a warm start beyond the bound": (lambda: ParameterServer(SSP(3), warm=5), "server.warm to 4 or less, server.bound to 4 or more"),
     "less than no server": (lambda: ParameterServer(servers=-1), "each is 0 or more"),
     "a bound below zero": (lambda: SSP(-1), "0 or more clocks"),
     "a threshold that is no number": (lambda: ASP(float("nan")), "server.threshold"),
@@ -224,6 +225,36 @@ def test_what_makes_no_sense_is_refused_with_the_nearest_choice(name):
     make, message = REFUSED[name]
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+@pytest.mark.parametrize("bound", [1, 3])
+def test_the_longest_warm_start_that_a_bound_allows_ends(shards, bound):
+    train(2, 1, shards, ParameterServer(SSP(bound), warm=bound + 1))
+
+
+class Steps(hpcml.Hook):
+    """Counts the steps that hooks are told of."""
+
+    def __init__(self):
+        self.counts = []
+
+    def after_step(self, trainer):
+        self.counts.append((trainer.position, trainer.sampler.step_rows(trainer.position - 1)))
+
+
+@pytest.mark.parametrize("plan", [{"servers": 1}, {"stealing": True}, {"groups": 2}], ids=str)
+def test_every_rank_hears_of_every_step_also_one_that_only_serves(shards, plan):
+    def program(comm):
+        steps = Steps()
+        it = trainer(comm, shards, ParameterServer(**plan), hooks=[steps])
+        it.run(2)
+        it.close()
+        return tuple(steps.counts), it.sampler.steps, it.count
+
+    for counts, steps, done in simulated.run(3, program):
+        assert [position for position, _ in counts] == list(range(1, steps + 1)) * 2
+        assert sum(rows for _, rows in counts) == 2 * N
+        assert done == 2 * steps
 
 
 @pytest.mark.parametrize("rule", [hpcml.LARS(rate=1.0), hpcml.Clipped(hpcml.SGD(rate=0.1), 1.0)])
@@ -248,7 +279,7 @@ def test_a_replay_needs_a_whole_record_of_the_same_run(shards, tmp_path):
     def replay(folder=tmp_path, **options):
         return train(2, 1, shards, ParameterServer(replay=str(folder)), **options)
 
-    with pytest.raises(RunError, match="no arrival order to replay"):
+    with pytest.raises(RunError, match=r"no arrival order to replay.*server\.replay takes"):
         replay(tmp_path / "nowhere")
     with pytest.raises(RunError, match="another seed"):
         replay(seed=4)
