@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hpcml.arrays import Array, aligned, span
+from hpcml.arrays import Array, aligned, span, spans
 from hpcml.comm.communicator import Communicator
 from hpcml.data import ShardedDataset
 from hpcml.errors import DataError
@@ -87,15 +87,17 @@ def evaluate(model: Judge, loss: Loss, data: ShardedDataset, comm: Communicator,
         model: its arena holds the parameters to judge, equal on all ranks.
         loss: the loss, whose hits give the accuracy.
         data: rows with targets.
-        comm: all ranks, at most `workers`.
+        comm: all ranks; those from V on, as ranks that only serve may be, judge nothing.
         workers: V; the result depends on it in its last bits, not on the number of ranks.
 
     Raises:
         DataError: on every rank, if any rank meets a row that cannot be used.
     """
-    reducer = TreeSum(comm, workers, 0, len(Tail), np.float64)
+    busy = min(workers, comm.size)
+    runs = [*spans(workers, busy), *[slice(workers, workers)] * (comm.size - busy)]
+    reducer = TreeSum(comm, workers, 0, len(Tail), np.float64, runs=runs)
     reader, work = Reader(data, model), Workspace()
-    hosted = span(workers, comm.size, comm.rank)
+    hosted = runs[comm.rank]
     with comm.together():
         for worker in range(hosted.start, hosted.stop):
             sums = reducer.buffer()

@@ -227,6 +227,13 @@ def test_what_makes_no_sense_is_refused_with_the_nearest_choice(name):
         make()
 
 
+def test_more_ranks_than_workers_where_some_only_serve_judge_every_test_row(shards):
+    one, _ = train(1, 2, shards, ParameterServer(BSP(), servers=2), workers=2)
+    four, _ = train(4, 2, shards, ParameterServer(BSP(), servers=2), workers=2)
+    assert "test_accuracy" in json.loads(one[1])
+    assert four == one
+
+
 @pytest.mark.parametrize("bound", [1, 3])
 def test_the_longest_warm_start_that_a_bound_allows_ends(shards, bound):
     train(2, 1, shards, ParameterServer(SSP(bound), warm=bound + 1))
