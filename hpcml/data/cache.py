@@ -115,16 +115,26 @@ class CachedDataset(ShardedDataset):
 
 
 def kept_fields(index: Index, dtype: Any) -> list[tuple[Field, np.dtype[Any]]]:
-    """Return each data set whose rows are kept, with the dtype they are kept in: that of the file where it is the narrower one."""
+    """Return each data set whose rows are kept, with the dtype they are kept in: that of the file where it is the narrower one.
+
+    Scaled numbers, and rows of variable length with their padding and sums, need not fit the dtype of the file.
+    """
     real, found = np.dtype(dtype), dict[str, tuple[Field, np.dtype[Any]]]()
     for field, is_target in ((index.x, False), (index.weights, False), (index.y, True)):
         for part in () if field is None else field.stored:
             wanted, own = part.memory_dtype(real) if is_target else real, np.dtype(part.dtype)
-            kind = own if own.itemsize < wanted.itemsize else wanted
+            same = _as_in_file(index, part)
+            kind = own if own.itemsize < wanted.itemsize and same else wanted
             held = found.get(part.name, (part, kind))[1]
             # A data set that is both feature and target is kept in the dtype that holds both.
-            found[part.name] = part, held if held == kind else own
+            found[part.name] = part, held if held == kind else own if same else np.dtype(np.float64)
     return list(found.values())
+
+
+def _as_in_file(index: Index, part: Field) -> bool:
+    """Return whether the values of a data set are the very numbers of its files."""
+    found = [dict(shard.fields).get(part.name) for shard in index.shards]
+    return all(stored is None or (stored.is_plain and stored.variable is None) for stored in found)
 
 
 def kept_bytes(index: Index, dtype: Any) -> int:

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from hpcml.data.index import Shard
-from hpcml.data.shards import open_file
+from hpcml.data.shards import dtype_of, open_file
+from hpcml.data.storage import require_filters
 from hpcml.data.variable import variable_groups
 from hpcml.errors import DataError, ShardError
 
@@ -95,6 +96,8 @@ def _read_contents(path: Path, file: Any, along: str | None, without: Collection
     variable = variable_groups(file)
     held = {f"{group}/{name}".lstrip("/") for group, names in variable.items() for name in names}
     found = {name: item for name, item in found.items() if name not in held}
+    for item in found.values():
+        require_filters(path, item)
     lengths = {name: int(item.shape[0]) for name, item in found.items() if item.shape}
     if along is not None and along.strip("/") not in lengths:
         raise ShardError(f"{path}: field {along!r} is absent or has no rows; the file has {', '.join(map(repr, found)) or '(nothing)'}")
@@ -103,7 +106,7 @@ def _read_contents(path: Path, file: Any, along: str | None, without: Collection
         raise ShardError(f"{path}: holds {text}; it has {', '.join(map(repr, [*found, *sorted(held)])) or '(nothing)'}")
     rows = lengths[along.strip("/")] if along is not None else lengths.get("x") or _commonest(list(lengths.values()))
     fields = {
-        name: (tuple(map(int, found[name].shape[1:])), found[name].dtype)
+        name: (tuple(map(int, found[name].shape[1:])), dtype_of(path, found[name]))
         for name in sorted(lengths)
         if lengths[name] == rows and name not in without
     }
@@ -112,7 +115,7 @@ def _read_contents(path: Path, file: Any, along: str | None, without: Collection
             raise ShardError(
                 f"{path}: field {name!r} is {dtype}, of variable length, which cannot be copied; write it as offsets and values"
             )
-    common = {name: _fingerprint(item) for name, item in sorted(found.items()) if name not in fields}
+    common = {name: _fingerprint(path, item) for name, item in sorted(found.items()) if name not in fields}
     attributes, references = _attributes(file)
     chunk = max((item.chunks[0] for name, item in found.items() if name in fields and item.chunks), default=0)
     return Contents(rows, fields, common, attributes, references, int(chunk), variable)
@@ -127,9 +130,9 @@ def _item_bytes(dtype: np.dtype[Any]) -> int:
     return 16 if dtype.hasobject else dtype.itemsize
 
 
-def _fingerprint(item: Any) -> str:
+def _fingerprint(path: Path, item: Any) -> str:
     """Return the sha256 of a data set's shape, dtype and values."""
-    digest = hashlib.sha256(f"{item.shape} {item.dtype}".encode())
+    digest = hashlib.sha256(f"{item.shape} {dtype_of(path, item)}".encode())
     if item.shape is not None and item.size:
         value = np.asarray(item[()])
         digest.update(repr(value.tolist()).encode() if value.dtype.hasobject else value.tobytes())
@@ -232,7 +235,10 @@ class AllRows:
         if self._path != shard.path:
             self.close()
             require_unchanged(shard)
-            self._path, self._file = shard.path, open_file(shard.path)
+            file = open_file(shard.path)
+            self._path, self._file = shard.path, file
+            for name in self.contents.fields:
+                require_filters(Path(shard.path), file[name])
         return {name: read_rows(self._file, shard.path, name, start, stop) for name in self.contents.fields}
 
 

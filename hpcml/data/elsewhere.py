@@ -50,11 +50,11 @@ def virtual_sources(path: Path, dataset: Any, look: Callable[[Path, Any], Any]) 
     """Return the files of a virtual data set, each looked at by `look`; HDF5 would read fill values where one is gone."""
     import h5py
 
-    name, mapped, sources = dataset.name.lstrip("/"), 0, {}
+    name, mapped, sources = dataset.name.lstrip("/"), np.zeros(dataset.shape[:1], np.int64), dict[str, Source]()
     for part in dataset.virtual_sources():
         grows = "%b" in part.file_name
         points = int(np.prod(part.vspace.get_regular_hyperslab()[3])) if grows else int(part.vspace.get_select_npoints())
-        mapped += int(dataset.size) if grows else points
+        _add_mapped(mapped, part.vspace, dataset.size)
         for file_name in _named(path, dataset, part):
             beside = path.parent / file_name
             place = path if file_name == "." else beside if beside.exists() else Path(file_name)
@@ -67,12 +67,30 @@ def virtual_sources(path: Path, dataset: Any, look: Callable[[Path, Any], Any]) 
                     )
                 if there.file.filename == dataset.file.filename and there.name == dataset.name:
                     raise ShardError(f"{path}: field {name!r} is virtual over itself; write the shard again")
-                look(place, there)
-            sources[source.path] = source
-    if mapped < dataset.size:
-        text = f"{dataset.size - mapped} of {dataset.size} numbers have no source, they read as {dataset.fillvalue!r}"
+                below = look(place, there).sources
+            sources.update({one.path: one for one in (source, *below)})
+    each = dataset.size // len(mapped)
+    if (mapped < each).any():
+        text = f"{np.maximum(each - mapped, 0).sum()} of {dataset.size} numbers have no source, they read as {dataset.fillvalue!r}"
         raise ShardError(f"{path}: field {name!r} is virtual, and {text}; write the shard again")
     return tuple(sources.values())
+
+
+def _add_mapped(mapped: np.ndarray, space: Any, size: int) -> None:
+    """Add to each row of a virtual data set of `size` numbers how many a part of it brings; rows brought twice hide no row without."""
+    from h5py import h5s
+
+    rows = len(mapped)
+    if space.get_select_type() == h5s.SEL_ALL:
+        mapped += size // rows
+    elif space.is_regular_hyperslab():
+        start, stride, count, block = space.get_regular_hyperslab()
+        each = int(np.prod(count[1:], dtype=np.int64) * np.prod(block[1:], dtype=np.int64))
+        for first in range(start[0], rows, max(1, stride[0]))[: count[0] if count[0] < rows else rows]:
+            mapped[first : first + min(block[0], rows)] += each
+    else:
+        for low, high in space.get_select_hyper_blocklist():
+            mapped[int(low[0]) : int(high[0]) + 1] += int(np.prod(high[1:] - low[1:] + 1, dtype=np.int64))
 
 
 def _named(path: Path, dataset: Any, part: Any) -> list[str]:

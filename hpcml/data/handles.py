@@ -154,7 +154,7 @@ class Handles:
         road = self._plain(held, shard, field, stored)
         if not stored.hashes:
             return road
-        numbers = dataclasses.replace(stored, scale=1.0, shift=0.0, fill=None)
+        numbers = dataclasses.replace(stored, scale=1.0, shift=0.0, fills=())
         bare = road if stored.is_plain else self._plain(held, shard, field, numbers)
         blocks = -(-shard.rows // stored.block)
         passed = self._passed.setdefault((shard.path, field.name), np.zeros(blocks, np.bool_))

@@ -18,7 +18,7 @@ import numpy as np
 from hpcml.data import storage
 from hpcml.data.contents import dtype_name
 from hpcml.data.dataset import open_shards
-from hpcml.data.shards import DTYPES, open_file
+from hpcml.data.shards import DTYPES, dtype_of, open_file
 from hpcml.data.sizing import READ_BYTES
 from hpcml.data.variable import in_words, variable_groups
 from hpcml.errors import ShardError
@@ -143,12 +143,15 @@ def _look(path: Path, name: str, item: Any) -> Looks:
     lacking = tuple(FILTERS.get(code, f"filter {code}") for code, _, _, _ in codes if not h5py.h5z.filter_avail(code))
     layouts = {h5py.h5d.COMPACT: "compact", h5py.h5d.CONTIGUOUS: "contiguous", h5py.h5d.CHUNKED: "chunked", h5py.h5d.VIRTUAL: "virtual"}
     layout = "empty" if item.shape is None else "external" if item.external else layouts.get(plist.get_layout(), "unknown")
-    shape, dtype = tuple(map(int, item.shape or ())), item.dtype
-    size = 0 if item.shape is None else int(item.size) * dtype.itemsize
-    order = {"<": "little", ">": "big"}.get(dtype.str[0], "")
+    shape, itemsize = tuple(map(int, item.shape or ())), item.id.get_type().get_size()
+    size = 0 if item.shape is None else int(item.size) * itemsize
     chunk = tuple(map(int, item.chunks or ()))
     stored = int(item.id.get_storage_size())
-    kind = dtype_name(dtype)
+    try:
+        dtype = dtype_of(path, item)
+        kind, order = dtype_name(dtype), {"<": "little", ">": "big"}.get(dtype.str[0], "")
+    except ShardError:
+        kind, order = "unknown", ""
     return Looks(name, shape, kind, order, layout, chunk, names, lacking, size, stored, _road(path, item, lacking, kind))
 
 

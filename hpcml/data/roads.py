@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcml.data.conventions import is_fill
 from hpcml.data.index import Field
 from hpcml.data.storage import CONTIGUOUS, Stored
 
@@ -229,8 +230,8 @@ def deliver(block: np.ndarray, out: np.ndarray, place: slice | np.ndarray, store
 def _values(block: np.ndarray, stored: Stored) -> np.ndarray:
     """Return scaled values, float64, fill values replaced."""
     values = block * np.float64(stored.scale) + stored.shift
-    if stored.fill is not None:
-        values[block == np.asarray(stored.fill).astype(block.dtype)] = np.nan if stored.instead is None else stored.instead
+    if stored.fills:
+        values[is_fill(block, stored.fills)] = np.nan if stored.instead is None else stored.instead
     return values
 
 

@@ -248,7 +248,7 @@ def _field(path: Path, file: Any, name: str, reading: Reading) -> tuple[Field, i
     if not isinstance(item, h5py.Dataset):
         what = "is a group" if isinstance(item, h5py.Group) else "is absent"
         raise ShardError(f"{path}: field {name!r} {what}; {_suggest(file, name)}")
-    dtype = _supported(path, name, item.dtype)
+    dtype = _supported(path, name, dtype_of(path, item))
     if not item.shape:
         raise ShardError(f"{path}: field {name!r} has shape {item.shape}, expected rows on its first axis; write it as an array")
     if item.size == 0:
@@ -257,6 +257,15 @@ def _field(path: Path, file: Any, name: str, reading: Reading) -> tuple[Field, i
     if not stored.is_plain and np.dtype(dtype).kind != "f":
         dtype = "float64"  # scaled whole numbers, or ones that may be missing, are real
     return Field(name, tuple(map(int, item.shape[1:])), dtype), int(item.shape[0]), stored
+
+
+def dtype_of(path: Path, item: Any) -> np.dtype[Any]:
+    """Return numpy's dtype of an open data set, or refuse a type that numpy does not have, such as integers of three bytes."""
+    try:
+        found: np.dtype[Any] = item.dtype
+    except TypeError as error:
+        raise ShardError(f"{path}: field {item.name.lstrip('/')!r} has a type that numpy lacks ({error}); write it as numbers") from error
+    return found
 
 
 def _supported(path: Path, name: str, dtype: np.dtype[Any]) -> str:

@@ -63,6 +63,8 @@ class Spread:
         first, total = int(offsets[0]), int(offsets[-1] - offsets[0])
         entry = self.field.shape[1:]
         dtype = landing.array.dtype
+        if dtype.kind in "iu" and not float(self.variable.pad).is_integer():
+            raise ValueError(f"pad_with is {self.variable.pad}, which rows of whole numbers cannot hold")
         width = int(np.prod(entry, dtype=np.int64))
         values = scratch("entries", total * width * dtype.itemsize).view(dtype).reshape(total, *entry)
         columns = scratch("columns", total * 8).view(np.int64)

@@ -120,8 +120,10 @@ def _copy(shard: Shard, place: Path) -> Iterator[int]:
         if shard.sha256 and shard.sha256 != hashed.hexdigest():
             text = f"sha256 {hashed.hexdigest()[:12]}... is not the manifest's {shard.sha256[:12]}..."
             raise ShardError(f"{shard.path}: {text}; `hpcml data verify` says what differs")
-        _note(place).write_text(json.dumps({"size": shard.size, "mtime_ns": shard.mtime_ns, "sha256": hashed.hexdigest()}))
+        # The note comes last: one beside a copy that is not its own would pass off an old copy as the new original's.
+        note = {**_identity(shard), "sha256": hashed.hexdigest(), "copied_ns": partial.stat().st_mtime_ns}
         os.replace(partial, place)
+        _note(place).write_text(json.dumps(note))
     except ShardError:
         raise
     except OSError as error:
@@ -170,10 +172,16 @@ def _note(place: Path) -> Path:
     return place.with_name(f"{place.name}.json")
 
 
+def _identity(shard: Shard) -> dict[str, int]:
+    """Return the size and time of an original, by which its copy is found again."""
+    return {"size": shard.size, "mtime_ns": shard.mtime_ns}
+
+
 def _is_there(shard: Shard, place: Path) -> bool:
     """Return whether a complete copy of just this original is there."""
     try:
-        note = json.loads(_note(place).read_text())
-        return (note["size"], note["mtime_ns"]) == (shard.size, shard.mtime_ns) and place.stat().st_size == shard.size
+        note, found = json.loads(_note(place).read_text()), place.stat()
+        expected = {**_identity(shard), "sha256": note["sha256"], "copied_ns": found.st_mtime_ns}
+        return bool(note == expected) and found.st_size == shard.size
     except (OSError, ValueError, KeyError):
         return False

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from hpcml.data import codecs
+from hpcml.data.conventions import conventions
 from hpcml.data.elsewhere import Source, external_sources, virtual_sources
 from hpcml.errors import ShardError
 
@@ -63,8 +64,8 @@ class Stored:
         sources: the other files of a virtual or external data set.
         scale: number of the file times this ...
         shift: ... plus this is the value (the CF convention), where asked for.
-        fill: the number in the file that stands for "no value", or None.
-        instead: what such a number becomes; None is NaN, which is refused with its row.
+        fills: the numbers in the file that stand for "no value".
+        instead: what such numbers become; None is NaN, which is refused with its row.
         block: rows of which a manifest has one checksum; 0 where there is none.
         hashes: these checksums, 16 hexadecimal digits each, one after the other.
         variable: how rows of variable length become rows of one; None where they have one.
@@ -81,7 +82,7 @@ class Stored:
     sources: tuple[Source, ...] = ()
     scale: float = 1.0
     shift: float = 0.0
-    fill: float | None = None
+    fills: tuple[float, ...] = ()
     instead: float | None = None
     block: int = 0
     hashes: str = ""
@@ -96,7 +97,7 @@ class Stored:
     @property
     def is_plain(self) -> bool:
         """Return whether numbers are used as they are in the file."""
-        return self.scale == 1 and self.shift == 0 and self.fill is None
+        return self.scale == 1 and self.shift == 0 and not self.fills
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Stored:
@@ -105,7 +106,8 @@ class Stored:
         sources = tuple(Source(**source) for source in plain["sources"])
         variable = None if plain["variable"] is None else Variable(**plain["variable"])
         parts = tuple((name, cls.from_plain(part)) for name, part in plain["parts"])
-        made = {"chunk": tuple(plain["chunk"]), "filters": filters, "sources": sources, "variable": variable, "parts": parts}
+        lists = {"chunk": tuple(plain["chunk"]), "fills": tuple(plain["fills"]), "filters": filters}
+        made = {**lists, "sources": sources, "variable": variable, "parts": parts}
         return cls(**{**plain, **made})
 
 
@@ -133,7 +135,7 @@ def look(path: Path, dataset: Any, cf: bool = False, instead: float | None = Non
         "filters": filters,
         "nbytes": int(dataset.id.get_storage_size()),
         "sources": sources,
-        **(_conventions(dataset, bool(absent), instead) if cf else {}),
+        **({**conventions(path, dataset, bool(absent)), "instead": instead} if cf else {}),
     }
     road, why, offset = _choose(path, dataset, filters, bool(sources))
     if absent:
@@ -209,15 +211,3 @@ def require_filters(path: Path, dataset: Any) -> None:
         if not h5z.filter_avail(code):
             name, text = dataset.name.lstrip("/"), label.decode(errors="replace") or "no name"
             raise ShardError(f"{path}: field {name!r} needs HDF5 filter {code} ({text}), which is not installed; pip install hdf5plugin")
-
-
-def _conventions(dataset: Any, absent: bool, instead: float | None) -> dict[str, Any]:
-    """Return scale, shift and fill as the CF attributes of a data set give them."""
-    attributes = dataset.attrs
-    fill = attributes.get("_FillValue", attributes.get("missing_value", dataset.fillvalue if absent else None))
-    return {
-        "scale": float(np.ravel(attributes.get("scale_factor", 1.0))[0]),
-        "shift": float(np.ravel(attributes.get("add_offset", 0.0))[0]),
-        "fill": None if fill is None else float(np.ravel(fill)[0]),
-        "instead": instead,
-    }

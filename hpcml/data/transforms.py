@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,15 +31,17 @@ class Draw:
         seed: the experiment's.
         epoch: the epoch.
         rows: (B,) int64 global row numbers.
+        turn: how many transforms of the same kind came before: two flips draw apart.
     """
 
     seed: int
     epoch: int
     rows: np.ndarray
+    turn: int = 0
 
     def uniform(self, purpose: str, count: int) -> np.ndarray:
         """Return (B, count) float64 in [0, 1), the same for a row wherever it is drawn; about 10 ns each."""
-        key = mix(np.array([self.seed, self.epoch, zlib.crc32(purpose.encode())]))
+        key = mix(np.array([self.seed, self.epoch, zlib.crc32(purpose.encode()) + (self.turn << 32)]))
         rows = mix(self.rows) ^ mix(key.cumsum()[-1:])
         numbers = mix((rows[:, None] + np.arange(count, dtype=np.uint64)).reshape(-1)).reshape(len(rows), count)
         return (numbers >> np.uint64(11)) * 2.0**-53
@@ -259,7 +262,11 @@ class Pipeline:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the changed batch, x of the same dtype; without rows and epoch, as in evaluation."""
         draw = None if rows is None or epoch is None else Draw(self.seed, epoch, rows)
-        kind = x.dtype
+        kind, count, turns = x.dtype, len(x), Counter[type]()
         for step in self.steps:
-            x, y = step.apply(x, y, draw)
+            x, y = step.apply(x, y, None if draw is None else replace(draw, turn=turns[type(step)]))
+            turns[type(step)] += 1
+            if len(x) != count or (y is not None and len(y) != count):
+                found = f"{len(x)} rows" if y is None else f"{len(x)} rows of features and {len(y)} of the target"
+                raise ConfigError(f"transform {step} was given {count} rows and returned {found}; each row must stay one row")
         return x.astype(kind, copy=False), y

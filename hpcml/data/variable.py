@@ -64,6 +64,8 @@ def find_group(file: Any, name: str, packing: Packing) -> tuple[Any, tuple[str, 
     if isinstance(group, h5py.Dataset) or (group is None and not told):
         return None
     group = file if group is None else group
+    if not isinstance(group, h5py.Group):
+        return None
     for names in (tuple(packing.sparse) or SPARSE, tuple(packing.ragged) or RAGGED):
         if all(isinstance(group.get(one), h5py.Dataset) for one in names):
             return group, names

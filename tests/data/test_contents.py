@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
@@ -114,3 +117,16 @@ def test_shards_that_are_not_alike_are_refused_by_name(tmp_path, change, words):
     a, b = write(tmp_path / "a.h5"), write(tmp_path / "b.h5", **change)
     with pytest.raises(ShardError, match=words):
         require_alike(b, read_contents(b), a, read_contents(a))
+
+
+def test_codecs_of_hdf5plugin_are_found_by_tools_that_only_copy(tmp_path):
+    plugins = pytest.importorskip("hdf5plugin")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=np.arange(20.0).reshape(10, 2), chunks=(5, 2), **plugins.LZ4())
+    command = (
+        "import sys; from hpcml.data.contents import open_file, read_contents, read_rows\n"
+        "read_contents(sys.argv[1])\n"
+        "with open_file(sys.argv[1]) as file: print(read_rows(file, sys.argv[1], 'x', 9, 10).tolist())"
+    )
+    found = subprocess.run([sys.executable, "-c", command, str(tmp_path / "a.h5")], capture_output=True, text=True, timeout=60)
+    assert found.stdout.strip() == "[[18.0, 19.0]]", found.stderr

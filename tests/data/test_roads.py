@@ -229,6 +229,33 @@ def test_virtual_data_sets_with_holes_are_refused(tmp_path):
         open_shards(tmp_path / "all.h5", target=None)
 
 
+def test_rows_mapped_twice_do_not_hide_rows_without_a_source(tmp_path):
+    write(tmp_path / "part.h5")
+    source, layout = h5py.VirtualSource("part.h5", "x", (ROWS, 3, 4)), h5py.VirtualLayout((2 * ROWS, 3, 4), "<f4")
+    layout[:ROWS], layout[:ROWS] = source, source
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file.create_virtual_dataset("x", layout)
+    with pytest.raises(ShardError, match="600 of 1200 numbers have no source"):
+        open_shards(tmp_path / "all.h5", target=None)
+
+
+def test_every_other_row_and_virtual_sets_of_virtual_sets_are_read_and_their_changes_seen(tmp_path):
+    values = [write(tmp_path / f"part-{i}.h5", seed=i) for i in range(2)]
+    layout, above = h5py.VirtualLayout((2 * ROWS, 3, 4), "<f4"), h5py.VirtualLayout((2 * ROWS, 3, 4), "<f4")
+    for i in range(2):
+        layout[i::2] = h5py.VirtualSource(f"part-{i}.h5", "x", (ROWS, 3, 4))
+    above[:] = h5py.VirtualSource("all.h5", "x", (2 * ROWS, 3, 4))
+    for name, made in (("all", layout), ("above", above)):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file.create_virtual_dataset("x", made)
+    with open_shards(tmp_path / "above.h5", target=None) as data:
+        np.testing.assert_array_equal(read(data, 0, 2 * ROWS)[1::2], values[1])
+        index = data.index
+    os.utime(tmp_path / "part-1.h5", ns=(1, 1))
+    with ShardedDataset(index) as data, pytest.raises(ShardError, match=r"part-1\.h5: changed"):
+        read(data, 0, 1)
+
+
 def test_external_rows_are_found_beside_the_file_and_a_short_one_is_refused(tmp_path):
     values = np.arange(12, dtype="<f4").reshape(6, 2)
     (tmp_path / "rows.bin").write_bytes(b"head" + values.tobytes())

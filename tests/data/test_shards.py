@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpcml.data import open_shards
+from hpcml.data.contents import read_contents
 from hpcml.data.index import Field
+from hpcml.data.inspection import look_into
 from hpcml.data.shards import DTYPES, find_shards, index_shards
 from hpcml.errors import ShardError
 
@@ -217,3 +220,17 @@ def test_a_file_that_another_program_writes_is_refused_and_read_when_it_is_done(
             index_shards([path], "x", None)
         writer.communicate(timeout=30)
     assert index_shards([path], "x", None).rows == 2
+
+
+def test_a_type_that_numpy_lacks_is_refused_by_name_and_shown_by_inspect(tmp_path):
+    kind = h5py.h5t.STD_I32LE.copy()
+    kind.set_precision(24)
+    kind.set_size(3)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        h5py.h5d.create(file.id, b"x", kind, h5py.h5s.create_simple((4, 2)))
+    with pytest.raises(ShardError, match="field 'x' has a type that numpy lacks"):
+        open_shards(tmp_path / "a.h5", target=None)
+    with pytest.raises(ShardError, match="field 'x' has a type that numpy lacks"):
+        read_contents(tmp_path / "a.h5")
+    (found,) = look_into(tmp_path / "a.h5")
+    assert (found.dtype, found.shape, found.nbytes, found.is_usable) == ("unknown", (4, 2), 24, False)

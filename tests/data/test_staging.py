@@ -119,3 +119,24 @@ def test_variables_of_the_node_are_filled_in(index, tmp_path, monkeypatch):
     monkeypatch.setenv("NODE_DISK", str(tmp_path / "disk"))
     stage(index, "$NODE_DISK")
     assert staged(index, "$NODE_DISK").shards[0].path.startswith(str(tmp_path / "disk"))
+
+
+def test_an_old_copy_is_never_taken_for_a_new_original(index, tmp_path, monkeypatch):
+    stage(index, tmp_path / "disk")
+    os.utime(index.shards[0].path, ns=(1, 1))
+    changed = open_shards([shard.path for shard in index.shards]).index
+
+    def killed(*names):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            stage(changed, tmp_path / "disk")
+    with pytest.raises(ShardError, match="is not there; stage again"):
+        staged(changed, tmp_path / "disk")
+    stage(changed, tmp_path / "disk")
+    staged(changed, tmp_path / "disk")
+    os.utime(staged_path(changed, tmp_path / "disk", changed.shards[0]), ns=(2, 2))
+    with pytest.raises(ShardError, match="is not there; stage again"):
+        staged(changed, tmp_path / "disk")

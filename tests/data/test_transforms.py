@@ -132,3 +132,19 @@ def test_the_loader_transforms_alike_for_any_workers_and_reading_is_evaluation(t
     np.testing.assert_array_equal(x, batch(np.arange(10, 15))[0][:, :, 1:5, 1:4])
     np.testing.assert_array_equal(y, np.eye(7)[np.arange(10, 15) % 7])
     data.close()
+
+
+def test_two_flips_draw_apart():
+    x = np.arange(4, dtype=np.float32).reshape(1, 2, 2).repeat(400, axis=0)
+    found, _ = Pipeline([Flip(-1), Flip(-2)], 3).apply(x.copy(), None, np.arange(400), 0)
+    corners = np.bincount(found[:, 0, 0].astype(int), minlength=4)
+    assert (corners > 70).all(), corners
+
+
+def test_a_function_that_loses_rows_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys.modules[__name__], "losing", lambda x, y, draw: (x[: max(1, len(x) - 1)], y), raising=False)
+    step = Function(f"{__name__}:losing")
+    with pytest.raises(ConfigError, match=r"losing.* was given 5 rows and returned 4 rows of features and 5 of the target"):
+        Pipeline([step]).apply(np.zeros((5, 2), np.float32), np.zeros(5, np.int64))

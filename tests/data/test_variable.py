@@ -227,3 +227,23 @@ def test_a_column_outside_the_row_is_an_error_of_its_row(tmp_path):
             everything(data)
         errors = [part.error for parts in Loader(data, Sampler([40], 8, 1, 7, "none", block=8), [0]).batches(0) for part in parts]
         assert [error is not None for error in errors] == [False, False, True, False, False]
+
+
+def test_kept_rows_hold_padding_and_sums_that_the_dtype_of_the_file_does_not(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.update({"hits/values": np.array([250, 10, 3], "u1"), "hits/offsets": [0, 1, 3]})
+        file.update({"X/data": np.array([200, 100, 1], "u1"), "X/indices": [1, 1, 0], "X/indptr": [0, 2, 3], "X/shape": [2, 3]})
+    for name, expected in (("hits", [[250, -1], [10, 3]]), ("X", [[0, 300, 0], [1, 0, 0]])):
+        packing = Packing(pad_to=2 if name == "hits" else 0, pad_with=-1.0)
+        with CachedDataset(open_shards(tmp_path / "a.h5", name, None, packing=packing).index) as data:
+            out = np.empty((2, *data.x.shape), np.float32)
+            data.read(0, 2, out)
+            assert out.tolist() == expected
+
+
+def test_padding_that_whole_numbers_cannot_hold_is_refused(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.update({"hits/values": np.arange(3), "hits/offsets": [0, 1, 3]})
+    data = open_shards(tmp_path / "a.h5", "hits", "hits", packing=Packing(pad_to=2, pad_with=0.5))
+    with data, pytest.raises(ShardError, match=r"pad_with is 0\.5, which rows of whole numbers cannot hold"):
+        data.read(0, 2, np.empty((2, 2), np.float32), np.empty((2, 2), np.int64))
