@@ -234,7 +234,7 @@ class MpiCommunicator(Communicator):
 
     def mail(self) -> Mail:
         """Return a new letter box of this rank, on a duplicate of the communicator."""
-        return MpiMail(self.handle, self._mpi)
+        return MpiMail(self.handle, self._mpi, self.all_gather_bytes)
 
     def split(self, color: int, key: int = 0) -> Communicator:
         """Return the communicator of the ranks that gave the same color, ordered by (key, rank)."""

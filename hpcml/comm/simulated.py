@@ -107,7 +107,7 @@ class SimulatedCommunicator(Communicator):
     def mail(self) -> Mail:
         """Return a new letter box of this rank."""
         self._splits += 1
-        return _SimulatedMail(self.world, self.members, self.rank, f"{self.context}/{self._splits}:mail")
+        return _SimulatedMail(self, f"{self.context}/{self._splits}:mail")
 
     def shared_blocks(self, nbytes: int) -> list[np.ndarray] | None:
         """Return one block of memory a rank, which all threads see."""
@@ -129,9 +129,9 @@ class SimulatedCommunicator(Communicator):
 class _SimulatedMail(Mail):
     """Letters through the world's mailboxes: all senders' in one queue a receiver, in the order of their posting."""
 
-    def __init__(self, world: World, members: tuple[int, ...], rank: int, context: str) -> None:
-        super().__init__(rank, len(members))
-        self._world, self._members, self._context = world, members, context
+    def __init__(self, comm: SimulatedCommunicator, context: str) -> None:
+        super().__init__(comm.rank, comm.size, comm.all_gather_bytes)
+        self._world, self._members, self._context = comm.world, comm.members, context
 
     def _send(self, to: int, letter: np.ndarray, urgency: int) -> None:
         self._world.put((self._context, 0, self._members[to]), (self.rank, letter))

@@ -32,6 +32,7 @@ def gather_measures(comm: Communicator, post: Post, mine: Iterable[Measures]) ->
         "bytes": mail.sent_bytes,
         "letters": mail.sent_letters,
         "waited": post.waited,
+        "unrung": post.unrung,
     }
     whole, found = Measures(), [json.loads(data) for data in comm.all_gather_bytes(json.dumps(own).encode())]
     for rank in found:
@@ -41,6 +42,7 @@ def gather_measures(comm: Communicator, post: Post, mine: Iterable[Measures]) ->
         "bytes_sent": sum(rank["bytes"] - HEAD_BYTES * rank["letters"] for rank in found),
         "letters_sent": sum(rank["letters"] for rank in found),
         "seconds_waited": sum(rank["waited"] for rank in found),
+        "letters_unrung": sum(rank["unrung"] for rank in found),
     }
 
 

@@ -1,9 +1,9 @@
 """A rank's letters beside its computation: taken between two gradients and while it waits; in a long gradient, by a thread.
 
-MPI cannot wake anybody, so somebody must look. A rank that waits gives its core away at each look: it yields a few times, which finds an
-answer soonest, then sleeps 50 us between looks. A rank that computes looks between its gradients, and leaves a thread to look once a
-millisecond meanwhile: measured on two cores with four ranks, that costs 9 % of the computation; a look each 50 us would cost 34 %, and
-a blocking probe, which spins, 51 %.
+A rank that waits looks a few times, giving its core away between two looks, which finds an answer soonest; then it sleeps until its bell
+rings. A rank that computes looks between its gradients; meanwhile a thread sleeps until the bell rings, and then rests a millisecond, so
+that many letters cost little more than one. Both look now and then without a ring; what is found so is counted, and there is hardly any.
+Where a rank cannot be rung by all others, for some are on other machines, waiting is looking, and the thread looks once a millisecond.
 Only one of both threads is inside at a time, and between epochs there is no thread: MPI_THREAD_SERIALIZED is enough.
 """
 
@@ -19,11 +19,11 @@ import numpy as np
 from hpcml.comm.mail import Mail
 from hpcml.sync.server.letters import CONTROL, Field, head
 
-SHORT, LONG = 50e-6, 1e-3
-"""Seconds between two looks of a rank that waits, and of a thread beside one that computes."""
+REST = 1e-3
+"""Seconds between two looks of the thread beside a rank that computes, whatever comes."""
 
 YIELDS = 20
-"""Looks of a rank that waits before it begins to sleep between them."""
+"""Looks of a rank that waits before it goes to sleep."""
 
 
 def counts(letter: np.ndarray) -> bool:
@@ -41,10 +41,11 @@ class Post:
     """
 
     def __init__(self, mail: Mail, take: Callable[[int, np.ndarray], None], threaded: bool) -> None:
+        """Keep the box; `unrung` will count the letters that a waiting rank found before its bell rang."""
         self.mail, self._take, self._threaded = mail, take, threaded
         self.waited = 0.0
-        self.sent = self.taken = 0
-        self._inside = threading.RLock()
+        self.sent = self.taken = self.unrung = 0
+        self._inside, self._waits = threading.RLock(), False
         self._stop = threading.Event()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -76,31 +77,50 @@ class Post:
 
     def wait(self, until: Callable[[], bool]) -> None:
         """Return when `until` holds, taking letters and giving the core away meanwhile."""
-        begin, looks = time.perf_counter(), 0
+        begin, looks, bell, rung = time.perf_counter(), 0, self.mail.bell, True
+        self._waits = True
+        bell.deafen(True)
         while not until():
-            looks = 0 if self.turn() else looks + 1
-            if 0 < looks <= YIELDS:
+            if self.turn():
+                self.unrung += not rung
+                looks, rung = 0, True
+                continue
+            looks += 1
+            pause = self.mail.pause if looks > YIELDS else 0.0
+            if not pause:
                 os.sched_yield()
-            elif looks:
-                time.sleep(SHORT)
+            else:
+                rung = bell.wait(pause)
+                looks = 0 if rung else looks
+        self._waits = False
+        bell.deafen(False)
         self.waited += time.perf_counter() - begin
 
     def finish(self) -> None:
         """Return when all letters have left."""
         self.stop()
         while not self.mail.is_idle():
-            time.sleep(SHORT)
+            self.mail.bell.wait(self.mail.pause)
 
     def stop(self) -> None:
         """End the thread."""
         self._stop.set()
         if self._thread is not None:
+            self._wake()
             self._thread.join()
             self._thread = None
 
+    def _wake(self) -> None:
+        """Let this rank's other thread look at what this one has done."""
+        self.mail.bell.ring(self.mail.bell.name)
+
     def _run(self) -> None:
         try:
-            while not self._stop.wait(LONG):
-                self.turn()
+            while not self._stop.wait(REST):
+                if self.mail.bell.wait_beside(self.mail.pause or REST) or not self._waits:
+                    self.turn()
+                    if self._waits:  # what the main thread waits for may have come with these letters
+                        self._wake()
         except BaseException as error:  # the main thread must hear of it: a thread that dies in silence would hang the rank
             self._error = error
+            self._wake()
