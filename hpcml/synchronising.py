@@ -69,6 +69,7 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
         wanted = config.server.ranks
         if wanted and wanted >= comm.size and not config.server.replay:
             notes.append(f"server.ranks is {wanted}, and so needs more ranks than {comm.size}: every rank both serves and computes")
+        notes += late_gradients(config)
         with comm.together():
             return build_server(config)
     keys, way = config.sync, build_sum(config, comm, notes)
@@ -194,8 +195,19 @@ def build_server(config: Config) -> ParameterServer:
         _WORKERS[config.sync.name](config),
         servers=keys.ranks,
         groups=keys.groups,
+        spare=config.sync.spare,
         stealing=keys.stealing,
         compensation=keys.compensation,
         warm=keys.warm,
         replay=keys.replay,
     )
+
+
+def late_gradients(config: Config) -> list[str]:
+    """Return what to lower where gradients come late and the optimizer is as for synchronous steps, or nothing."""
+    momentum, keys = config.optimizer.momentum, config.server
+    if config.sync.name == "async-easgd" or not momentum or keys.consistency == "bsp" or keys.groups == 1:
+        return []
+    text = f"{keys.consistency} takes gradients late, which momentum carries on: with optimizer.momentum = {momentum} a run may diverge"
+    rate = f"; under tap also optimizer.rate = {config.optimizer.rate / 2:g}" if keys.consistency == "tap" else ""
+    return [f"{text}; set optimizer.momentum = 0.0{rate}"]

@@ -120,7 +120,7 @@ _UNUSED: dict[str, dict[str, tuple[str, ...]]] = {
         "gossip": ("schedule", *_OUTER, *_ELASTIC, *_BACKUP, "combine", "memory"),
         "push-sum": ("schedule", "earlier", *_OUTER, *_ELASTIC, *_BACKUP, "combine", "memory"),
         "delayed": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
-        "parameter-server": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
+        "parameter-server": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, "slow", "arrivals", "combine", "memory"),
         "downpour": ("every", "schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
         "async-easgd": ("schedule", "warm_epochs", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "combine", "memory"),
         "ensemble": ("every", "schedule", *_OUTER, *_ELASTIC, *_GOSSIP, *_BACKUP, "memory"),

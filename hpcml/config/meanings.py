@@ -94,7 +94,8 @@ MEANINGS = {
     "sync.topology": "who mixes with whom: `ring`, `torus`, `exponential`, `one-peer`, `pairs`, `complete`, `directed-ring`, `matrix`",
     "sync.matrix": "`matrix`: a row of weights a worker",
     "sync.earlier": "`gossip`: mix the models of the last round and add the steps since (D-PSGD)",
-    "sync.spare": "`every-step`: k backup workers, the last k to come are dropped at every step and their rows counted",
+    "sync.spare": "k backup workers, the last k to come are dropped at every step and their rows counted:"
+    " `every-step` draws who, `parameter-server` with `bsp` lets them race",
     "sync.slow": "with spare: workers that come last at every step; the others come in a drawn order",
     "sync.arrivals": "with spare: a file with the order of each step, a list such as `[2, 0, 1]` a line",
     "sync.combine": "`ensemble`, and the caches of `gossip-learning`: how predictions become one: `mean`,"

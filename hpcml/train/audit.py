@@ -37,6 +37,10 @@ class Audit:
         """Enter the rows of a batch whose worker came too late to count."""
         self._ledger.add(0, 0, batch.left_out, (batch.ids, len(batch.rows)))
 
+    def withdraw(self, batch: Batch) -> None:
+        """Enter the rows of a batch that was used as too late after all: its worker's gradient came when others had closed the step."""
+        self._ledger.add(-batch.ids, -len(batch.rows), late=(batch.ids, len(batch.rows)))
+
     def close(self, where: str) -> list[str]:
         """Judge the epoch that ends, on every rank, tell the data of its end, and return what there is to say of shards left out.
 

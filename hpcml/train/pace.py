@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpcml.arrays import span
-from hpcml.data import Loader, Sampler, ShardedDataset
+from hpcml.data import Batch, Loader, Sampler, ShardedDataset
 from hpcml.data.portions import Portions
 from hpcml.errors import ConfigError, RunError
 from hpcml.sync.server import OwnPacePlan, Record
@@ -58,6 +58,7 @@ class OwnPace:
         self.loader = Portions(data, sampler, hosted, **loading)
         self.steps, self._hosted = sampler.steps, hosted
         self._trainer: Trainer | None = None
+        self._batches: dict[int, Batch] = {}
 
     def run_epoch(self, trainer: Trainer) -> None:
         """Let all workers use up the epoch, record the order of arrival, or follow a recorded one."""
@@ -81,11 +82,22 @@ class OwnPace:
         assert trainer is not None
         lane, step = portion
         trainer.count = trainer.epoch * self.steps + step
-        trainer.differentiate(self.loader.batch(worker, lane, step))
+        batch = self._batches[worker] = self.loader.batch(worker, lane, step)
+        trainer.differentiate(batch)
         for hook in trainer.hooks:
             hook.after_gradient(trainer, worker)
         if worker == self._hosted.start and trainer.position < self.steps:
             self._after_step(trainer)
+
+    def drop(self, worker: int, portion: Portion) -> None:
+        """Enter a portion's rows as too late."""
+        assert self._trainer is not None
+        self._trainer.differentiate(self.loader.batch(worker, *portion), late=True)
+
+    def withdraw(self, worker: int) -> None:
+        """Enter the rows of the worker's last gradient as too late after all."""
+        assert self._trainer is not None
+        self._trainer.audit.withdraw(self._batches[worker])
 
     @staticmethod
     def _after_step(trainer: Trainer) -> None:

@@ -199,9 +199,9 @@ class Trainer:
         for hook in self.hooks:
             hook.after_epoch(self, self.metrics)
 
-    def differentiate(self, batch: Batch) -> None:
-        """Leave in the arena what the differentiator makes of a worker's rows, and keep the first fault for `run` to raise."""
-        left_out = batch.error is None and self.sync.drops(batch.worker, self.count)
+    def differentiate(self, batch: Batch, *, late: bool = False) -> None:
+        """Leave in the arena what the differentiator makes of a worker's rows, zeros if late; keep the first fault for `run` to raise."""
+        left_out = batch.error is None and (late or self.sync.drops(batch.worker, self.count))
         used = self.audit.drop if left_out else self.audit.add
         fault = self.differentiator.run(batch, self.count, self.where(), self.sync.ready, used, left_out=left_out)
         self._fault = self._fault or fault

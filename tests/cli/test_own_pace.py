@@ -51,7 +51,25 @@ def test_more_servers_than_the_ranks_allow_are_told_and_the_bits_stay(job):
     assert " 0 rows/s" not in told
 
 
+def test_backup_workers_race_and_the_race_is_replayed(job):
+    race = ("sync.name=parameter-server", "server.consistency=bsp", "sync.spare=1", "train.virtual_workers=4")
+    job.train(4, "race", *race).check()
+    late = sum(row["ledger"].get("rows_too_late", 0) for row in job.events("race") if row["event"] == "epoch")
+    assert late > 0
+    job.train(2, "again", *race, "server.replay=race").check()
+    assert job.digest("again") == job.digest("race")
+
+
+def test_a_run_whose_gradients_come_late_says_once_what_to_lower(job):
+    late = ("sync.name=parameter-server", "optimizer.momentum=0.9")
+    told = job.train(2, "tap", *late, "optimizer.rate=0.01", "server.consistency=tap").check().stdout
+    assert told.count("set optimizer.momentum = 0.0; under tap also optimizer.rate = 0.005") == 1
+    for name, changes in {"bsp": (*late, "server.consistency=bsp"), "lowered": SERVER}.items():
+        assert "gradients late" not in job.train(2, name, *changes).check().stdout
+
+
 REFUSED = {
+    "late workers without shared clocks": ((*SERVER, "sync.spare=1"), 'server.consistency = "bsp"'),
     "a warm start without end": ((*SERVER, "server.consistency=ssp", "server.warm=9"), "server.warm is 9"),
     "a pull too strong": (("sync.name=async-easgd", "server.beta=2"), "0 < beta <= 1"),
     "a key of another": (("sync.name=downpour", "server.beta=0.5"), "async-easgd"),

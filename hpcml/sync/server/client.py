@@ -7,7 +7,7 @@ Letters: n parameters, S shards; one letter a shard is open at most, and what co
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import Protocol
 
 import numpy as np
@@ -33,6 +33,12 @@ class Work(Protocol):
 
     def compute(self, worker: int, portion: Portion) -> None:
         """Leave in the arena the sums over the portion's rows at the parameters that it points to: gradient and tail."""
+
+    def drop(self, worker: int, portion: Portion) -> None:
+        """Count the portion's rows as too late, without computing anything."""
+
+    def withdraw(self, worker: int) -> None:
+        """Count the rows of the worker's last gradient as too late after all."""
 
 
 def always() -> bool:
@@ -112,14 +118,32 @@ class Client:
 
     def compute(self, work: Work, portion: Portion) -> float:
         """Compute the gradient of a portion at this worker's copy; return the weight of its rows, and enter its tail."""
+        tail = self.differentiate(work, portion)
+        self.enter(tail)
+        return float(tail[Tail.WEIGHT])
+
+    def differentiate(self, work: Work, portion: Portion) -> np.ndarray:
+        """Compute the gradient of a portion at this worker's copy, and return its tail, as a view."""
         self.arena.point(data=self.view, grad=self.grad)
         work.compute(self.worker, portion)
         tail = self.grad[self.arena.n :]
-        self.sums += tail
-        self._total += 1
         if tail[Tail.FAULTS]:
             self.cry()
-        return float(tail[Tail.WEIGHT])
+        return tail
+
+    def drop(self, work: Work, portion: Portion) -> None:
+        """Count a portion's rows as too late; if they cannot be used that is an error all the same."""
+        self.arena.point(data=self.view, grad=self.grad)
+        work.drop(self.worker, portion)
+        tail = self.grad[self.arena.n :]
+        if tail[Tail.FAULTS]:
+            self.sums += tail
+            self.cry()
+
+    def enter(self, tail: np.ndarray) -> None:
+        """Count a gradient as one of this worker's."""
+        self.sums += tail
+        self._total += 1
 
     def cry(self) -> None:
         """Tell all ranks that there is no use in going on."""
@@ -166,10 +190,14 @@ class Client:
 
     def write(self, shard: int, values: np.ndarray, rows: float, answer: int = WHOLE) -> None:
         """Write numbers (m,) of the span of a shard that is not open."""
+        self.send_write(shard, self.enclose(shard, values, self.clocks[shard]), rows, answer)
+
+    def enclose(self, shard: int, values: np.ndarray, clock: int) -> np.ndarray:
+        """Return a letter that writes numbers (m,) to a shard; its head lacks weight and answer."""
         letter = dense(self.post.mail, values.size, self.arena.dtype)
-        write_head(letter, Kind.WRITE, self.unit, shard, self.clocks[shard])
+        write_head(letter, Kind.WRITE, self.unit, shard, clock)
         letter[HEAD_BYTES:].view(self.arena.dtype)[:] = values
-        self.send_write(shard, letter, rows, answer)
+        return letter
 
     def send_write(self, shard: int, letter: np.ndarray, rows: float, answer: int) -> None:
         """Send a write whose head lacks weight and answer alone."""
@@ -179,14 +207,13 @@ class Client:
         self.open.add(shard)
         self.post.send(self.homes[shard], letter, shard)
 
-    def ask(self) -> Program:
-        """Ask all shards for their parameters and wait for them."""
-        for shard, home in enumerate(self.homes):
-            letter = note(self.post.mail, Kind.ASK, self.unit, shard)
+    def ask(self, shards: Iterable[int], need: int = 0) -> None:
+        """Ask shards that are not open for their parameters, after `need` clocks or more where these close for all together."""
+        for shard in shards:
+            letter = note(self.post.mail, Kind.ASK, self.unit, shard, need)
             head(letter)[Field.ANSWER] = WHOLE
             self.open.add(shard)
-            self.post.send(home, letter, shard)
-        yield from self.collect(True)
+            self.post.send(self.homes[shard], letter, shard)
 
     def leave(self) -> None:
         """Tell all shards, and the group, that this worker has no more work in this epoch."""

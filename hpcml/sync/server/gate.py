@@ -43,11 +43,14 @@ class Gate(Protocol):
     def push(self, worker: int, clock: int) -> bool:
         """Take note of a write; return whether it is new: a write that has come before is never taken again."""
 
-    def pull(self, worker: int) -> None:
-        """Take note that a worker asks for the parameters."""
+    def pull(self, worker: int, need: int = 0) -> None:
+        """Take note that a worker asks for the parameters, after `need` clocks at least where clocks close for all together."""
 
     def leave(self, worker: int) -> None:
         """Take note that a worker has no more work in this epoch."""
+
+    def announce(self, worker: int) -> None:
+        """Take note that a write is on its way."""
 
     def ready(self) -> Iterator[Event]:
         """Yield, once each, what is to be done now, in order."""
@@ -72,7 +75,7 @@ class _Noted:
         self._arrived(Act.PUSH, worker)
         return True
 
-    def pull(self, worker: int) -> None:
+    def pull(self, worker: int, need: int = 0) -> None:
         """Take note that a worker asks for the parameters."""
         self._arrived(Act.PULL, worker)
 
@@ -178,3 +181,61 @@ class ReplayGate(_Noted):
             if act is Act.PUSH:
                 self.clocks[worker] += 1
             yield act, worker
+
+
+class RaceGate:
+    """Closes a clock with the first writes of it, as many as count; the same gate serves a race and its replay.
+
+    Who counts is decided once for all shards, by the referee (`racing.Referee`): so no more than these write, and in what order they come
+    decides nothing, as their mean is taken over a fixed tree. A write of a closed clock is refused all the same.
+
+    Args:
+        workers: V.
+        counted: m, the writes that close a clock; where fewer workers are left, all of these.
+    """
+
+    def __init__(self, workers: int, counted: int) -> None:
+        self.clocks, self.refused, self.open = [0] * workers, 0, 0
+        self._counted, self._active = counted, workers
+        self._writes: set[int] = set()
+        self._asked: dict[int, int] = {}
+        self._leaving: list[int] = []
+
+    def push(self, worker: int, clock: int) -> bool:
+        """Take note of a write; return whether it counts: it is of the open clock, and the worker's first."""
+        if clock > self.open:
+            raise CommError(f"worker {worker} wrote clock {clock}, open is {self.open}: nobody can have read what it goes on from")
+        if clock < self.open or worker in self._writes:
+            self.refused += 1
+            return False
+        self._writes.add(worker)
+        return True
+
+    def pull(self, worker: int, need: int = 0) -> None:
+        """Take note that a worker asks for the parameters after `need` clocks, or more."""
+        self._asked[worker] = need
+
+    def leave(self, worker: int) -> None:
+        """Take note that a worker has no more work in this epoch."""
+        self._leaving.append(worker)
+
+    def announce(self, worker: int) -> None:
+        """Do nothing: a clock's writes are read when all that count have come."""
+
+    def ready(self) -> Iterator[Event]:
+        """Yield what is to be done now: a clock's writes if it closes, then the answers that it allows."""
+        for worker in self._leaving:
+            self._active -= 1
+            yield Act.LEAVE, worker
+        self._leaving.clear()
+        if self._writes and len(self._writes) >= min(self._counted, self._active):
+            for worker in sorted(self._writes):
+                yield Act.PUSH, worker
+            self._writes.clear()
+            yield Act.APPLY, 0
+            self.open += 1
+            # Who reads sees every clock that has closed: nobody is ahead or behind.
+            self.clocks[:] = [self.open] * len(self.clocks)
+        for worker in [w for w, need in self._asked.items() if need <= self.open and w not in self._writes]:
+            del self._asked[worker]
+            yield Act.PULL, worker

@@ -51,6 +51,10 @@ class Kind(IntEnum):
     """To all: a worker met an error; end as soon as you can."""
     TAKEN = 13
     """To a worker: the model that it sent was taken."""
+    CLAIM = 14
+    """From a worker: its gradient of a clock is there; does it count?"""
+    VERDICT = 15
+    """To a worker: whether it does, and which clock is open."""
 
 
 CONTROL = (Kind.IDLE, Kind.COUNT, Kind.END, Kind.STOP)

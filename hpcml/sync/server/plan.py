@@ -32,6 +32,7 @@ class ParameterServer:
         worker: Gradients(), Downpour(fetch, push) or ElasticWorker(every, beta).
         servers: ranks that serve and do not compute; 0: every rank does both, with as many shards as workers.
         groups: G groups of workers that add their gradients up, and are one writer each; 0: every worker writes for itself.
+        spare: k workers that every clock closes without: the last k to come are too late, their rows dropped and counted; bsp alone.
         stealing: whether a worker whose rows of an epoch are used up takes over others'.
         compensation: lambda of DC-ASGD; 0 for none.
         warm: steps that worker 0 takes alone when the run begins.
@@ -45,6 +46,7 @@ class ParameterServer:
     worker: Worker = field(default_factory=Gradients)
     servers: int = 0
     groups: int = 0
+    spare: int = 0
     stealing: bool = False
     compensation: float = 0.0
     warm: int = 0
@@ -60,6 +62,13 @@ class ParameterServer:
         if self.groups < 0 or self.servers < 0 or self.warm < 0 or self.compensation < 0:
             numbers = f"server.ranks {self.servers}, groups {self.groups}, warm {self.warm}, compensation {self.compensation}"
             raise ConfigError(f"{numbers}; each is 0 or more")
+        if self.spare < 0:
+            raise ConfigError(f"{self.spare} backup workers; there must be 0 or more")
+        if self.spare and (not self.consistency.whole or self.consistency.threshold):
+            raise ConfigError('a clock closes without its last workers only where all share clocks; set server.consistency = "bsp"')
+        if self.spare and (self.stealing or self.groups):
+            text = "backup workers drop rows that come too late, and race one by one"
+            raise ConfigError(f"{text}; set server.stealing = false and server.groups = 0, or sync.spare = 0")
         if self.consistency.whole and not isinstance(self.worker, Gradients):
             kind = type(self.worker).__name__
             raise ConfigError(f"{kind} workers write at their own time, and bsp takes writes clock by clock; choose tap, bap or ssp")
@@ -79,7 +88,7 @@ class ParameterServer:
     @property
     def recorded(self) -> bool:
         """Whether the order of arrival decides anything, and is kept."""
-        return not self.consistency.whole or self.stealing
+        return not self.consistency.whole or self.stealing or self.spare > 0
 
     def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Running:
         """Return the synchroniser of one run, with all its memory.
@@ -96,6 +105,9 @@ class ParameterServer:
             yield 'a parameter server keeps its numbers in host memory; set run.device = "cpu", or choose every-step'
         if self.groups > workers:
             yield f"server.groups is {self.groups} for {workers} workers; each group needs one: set it to {workers} or fewer"
+        if self.spare >= workers:
+            text = f"sync.spare is {self.spare}; of {workers} workers at least one must count"
+            yield f"{text}: give {workers - 1} or fewer"
         if rule.looks and not isinstance(self.worker, ElasticWorker):
             text = f"{type(rule).__name__} looks at whole vectors, of which a shard sees a part"
             yield f"{text}; choose sgd, adagrad or adamw without clipping, or another sync.name"

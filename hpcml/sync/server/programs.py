@@ -18,7 +18,7 @@ from hpcml.sync.server.client import Client, Program, Work, always
 from hpcml.sync.server.consistency import Consistency
 from hpcml.sync.server.deal import Portion
 from hpcml.sync.server.filter import significant
-from hpcml.sync.server.letters import DENSE, Field, Kind, head, note, sparse, sparse_is_smaller, write_head
+from hpcml.sync.server.letters import Kind, note, sparse, sparse_is_smaller, write_head
 from hpcml.sync.server.shard import CHANGES, EMPTY, WHOLE
 from hpcml.sync.server.tables import Elastic, RuleUpdater, Updater
 
@@ -155,13 +155,7 @@ def _write_owed(client: Client, answer: int) -> None:
 
 
 def _ask_free(client: Client) -> None:
-    for shard, home in enumerate(client.homes):
-        if shard not in client.open:
-            letter = note(client.post.mail, Kind.ASK, client.unit, shard)
-            head(letter)[Field.ANSWER] = WHOLE
-            head(letter)[Field.COUNT] = DENSE
-            client.open.add(shard)
-            client.post.send(home, letter, shard)
+    client.ask(shard for shard in range(len(client.spans)) if shard not in client.open)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ With it the same epoch can be computed again, bit for bit, on any number of rank
 from __future__ import annotations
 
 import io
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,9 @@ import numpy as np
 from hpcml.errors import RunError
 from hpcml.sync.server.deal import Portion
 from hpcml.sync.server.gate import Act, Event
+
+_PARSING = threading.Lock()
+"""Held while a file's heads are parsed: CPython 3.11 counts its depth for all threads together, and raises where two do it."""
 
 
 @dataclass(slots=True)
@@ -63,7 +67,7 @@ class Record:
         """
         record = Record()
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            with _PARSING, np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 for name in arrays.files:
                     kind, _, number = name.partition("-")
                     record._put(kind, int(number), arrays[name])

@@ -17,13 +17,14 @@ from hpcml.sync.nodes import Nodes
 from hpcml.sync.server.client import Client, Program, Work
 from hpcml.sync.server.dealing import Dealing
 from hpcml.sync.server.ending import Ending, drive
-from hpcml.sync.server.gate import LiveGate, ReplayGate
+from hpcml.sync.server.gate import Gate, LiveGate, RaceGate, ReplayGate
 from hpcml.sync.server.gathering import gather_measures, gather_record, gather_sums
 from hpcml.sync.server.letters import Field, Kind, head
 from hpcml.sync.server.measures import Measures
 from hpcml.sync.server.placement import Placement
 from hpcml.sync.server.post import Post
 from hpcml.sync.server.programs import follow
+from hpcml.sync.server.racing import Racing
 from hpcml.sync.server.record import Record
 from hpcml.sync.server.shard import Shard
 from hpcml.sync.server.tables import Table
@@ -75,7 +76,9 @@ class Running(Quiet):
         client.slots = aligned((self.rule.slots if self.plan.worker.own_model else 0, self.arena.n), self.arena.dtype)
         return client
 
-    def _gate(self, number: int, record: Record | None) -> LiveGate | ReplayGate:
+    def _gate(self, number: int, record: Record | None) -> Gate:
+        if self.plan.spare:
+            return RaceGate(self.workers, self.workers - self.plan.spare)
         if record is not None:
             return ReplayGate(record.events(number, len(self.groups)), len(self.groups))
         return LiveGate(self.plan.consistency, len(self.groups), 0 if self._epochs else self.plan.warm)
@@ -106,6 +109,8 @@ class Running(Quiet):
 
     def _begin(self, work: Work, record: Record | None) -> None:
         self._ending = Ending(self.post)
+        script = None if record is None else {worker: record.portions[worker] for worker in self.clients}
+        self._racing = Racing(self.post, work.steps, self.workers - self.plan.spare, script)
         self._dealing = Dealing(self.post, self.workers, work.steps, self.plan.stealing, record is not None)
         for number, shard in self.shards.items():
             shard.begin(self._gate(number, record))
@@ -120,8 +125,12 @@ class Running(Quiet):
         if not client.team.leads:
             yield from follow(client, work, following)
             return
+        if plan.spare:
+            yield from self._racing.run(client, work)
+            return
         if plan.warm and client.unit and not self._epochs:
-            yield from client.ask()
+            client.ask(range(len(self.spans)))
+            yield from client.collect(True)
         yield from plan.worker.run(client, work, following, plan.consistency, self.rule)
 
     def _send(self, to: int, letter: np.ndarray, urgency: int = 0) -> None:
@@ -144,6 +153,10 @@ class Running(Quiet):
             self._dealing.answer(source, worker)
         elif kind is Kind.PORTION:
             self._dealing.hand(self.clients[worker], fields)
+        elif kind is Kind.CLAIM:
+            self._racing.answer(source, worker, int(fields[Field.CLOCK]))
+        elif kind is Kind.VERDICT:
+            self._racing.hear(worker, fields)
         elif kind is Kind.STOP:
             for client in self.clients.values():
                 client.stopped = True

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hpcml.comm.mail import Mail
-from hpcml.sync.server.gate import Act, LiveGate, ReplayGate
+from hpcml.sync.server.gate import Act, Gate
 from hpcml.sync.server.letters import (
     HEAD_BYTES,
     Field,
@@ -46,15 +46,15 @@ class Shard:
         send: posts an answer.
     """
 
-    def __init__(self, number: int, table: Table, gate: LiveGate | ReplayGate, mail: Mail, send: Send) -> None:
+    def __init__(self, number: int, table: Table, gate: Gate, mail: Mail, send: Send) -> None:
         self.number, self.table, self._mail, self._send = number, table, mail, send
         self.measures = Measures()
         self.begin(gate)
 
-    def begin(self, gate: LiveGate | ReplayGate) -> None:
+    def begin(self, gate: Gate) -> None:
         """Start an epoch: all workers hold the parameters as they are."""
         workers = self.table.workers
-        self.gate, self.log, self.left = gate, list[int](), 0
+        self.gate, self.log = gate, list[int]()
         self._written: dict[int, np.ndarray] = {}
         self._asking: dict[int, tuple[int, int]] = {}
         self._read = [self.table.writes] * workers
@@ -77,13 +77,12 @@ class Shard:
                 self._mail.give_back(letter)
         elif kind is Kind.ASK:
             self._asking[worker] = (source, answer)
-            self.gate.pull(worker)
+            self.gate.pull(worker, int(fields[Field.CLOCK]))
             self._mail.give_back(letter)
         else:
             if kind is Kind.LEFT:
-                self.left += 1
                 self.gate.leave(worker)
-            elif isinstance(self.gate, LiveGate):
+            else:
                 self.gate.announce(worker)
             self._mail.give_back(letter)
         self._serve()

@@ -1,6 +1,6 @@
 """A parameter server in simulated worlds: what it equals, what it records, and that the record is the run.
 
-Letters: B rows of the global batch, V virtual workers.
+Letters: V virtual workers.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from hpcml.comm import simulated
 from hpcml.errors import ConfigError, DataError, RunError
 from hpcml.sync import COMBINES
 from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, Downpour, ElasticWorker, GossipLearning, ParameterServer
-from hpcml.train.checkpoint import sha256_of_weights
 from hpcml.train.evaluation import evaluate
-from tests.small import CLASSES, WIDTH, rows, write_shard
-
-N, B, V = 61, 16, 4
+from tests.small import rows, write_shard
+from tests.sync.server.runs import N, V, train, trainer
 
 PLANS = {
     "tap": {},
@@ -41,37 +39,6 @@ PLANS = {
     "downpour, warm": {"worker": Downpour(3, 1), "warm": 2, "consistency": BAP()},
     "elastic": {"worker": ElasticWorker(2)},
 }
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    """A pattern of two shards of 61 rows."""
-    folder = tmp_path_factory.mktemp("shards")
-    x, y = rows(N)
-    for number, (first, last) in enumerate([(0, 20), (20, N)]):
-        write_shard(folder / f"train-{number}.h5", x[first:last], y[first:last])
-    return str(folder / "train-*.h5")
-
-
-def trainer(comm, shards, sync, **options):
-    options = {"batch": B, "workers": V, "seed": 3, "hooks": [], "test": hpcml.open_shards(shards), **options}
-    model = hpcml.nn.mlp([WIDTH, 5, CLASSES], seed=3)
-    rule = options.pop("rule", hpcml.SGD(rate=0.1, momentum=0.5))
-    return hpcml.Trainer(model, hpcml.nn.softmax_cross_entropy, rule, sync, hpcml.open_shards(shards), comm=comm, **options)
-
-
-def train(ranks, epochs, shards, sync, **options):
-    """Train in a simulated world; return what all ranks must share: digest and metrics; and what was measured."""
-
-    def program(comm):
-        it = trainer(comm, shards, sync, **options)
-        metrics = it.run(epochs)
-        result = sha256_of_weights(it.model.arena.data), json.dumps(metrics), json.dumps(getattr(it.sync, "measured", None))
-        it.close()
-        return result
-
-    (found,) = set(simulated.run(ranks, program))
-    return found[:2], json.loads(found[2])
 
 
 @pytest.mark.parametrize("name", PLANS)
