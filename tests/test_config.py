@@ -150,6 +150,7 @@ def test_a_file_that_is_wrong_is_named(written, tmp_path):
         '[data]\ntrain = "a"\n[model]\nname = "linear"\nhidden = [3]\n': 'model.hidden means nothing to "linear"',
         '[data]\ntrain = "a"\n[model]\nname = "transformer"\noutputs = 3\n': "a transformer's outputs are its vocabulary",
         '[data]\ntrain = "a"\n[model]\nname = "transformer"\nheads = 3\n': "model.width is 256, which is no multiple of model.heads = 3",
+        '[data]\ntrain = "a"\n[model]\nname = "transformer"\nrecall = [3, 5, 7]\n': "model.recall is [3, 5, 7]; give lengths of 1 token",
     }.items():
         with pytest.raises(ConfigError, match="job.toml.*" + part.replace("[", "\\[")):
             written(text)

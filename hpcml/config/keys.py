@@ -73,7 +73,8 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     - shape: what each row is read as, such as [8, 8, 1] for an image; left out, the shape that it has in the shards.
     - hidden: units of the dense, or widths of the LSTM layers; channels: of the convolutions; blocks: residual ones of each stage.
-    - layers, width, heads, context, vocabulary, dropout, rotary, recompute: of a transformer, whose outputs are its vocabulary.
+    - layers, width, heads, context, vocabulary, dropout, rotary, recompute, ngrams, buckets, recall: of a transformer, whose outputs are
+      its vocabulary.
     - steps: of a Gibbs chain, or sweeps of a recall; highest: the number that means on; grid, radius, halving, kept: of a map.
     """
 
@@ -93,6 +94,9 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     dropout: float = 0.0
     rotary: bool = False
     recompute: bool = False
+    ngrams: list[int] = []
+    buckets: int = 16384
+    recall: list[int] = []
     steps: int = 1
     highest: float = 1.0
     grid: list[int] = []

@@ -47,6 +47,7 @@ _RANGES = {
     "model.heads": 1,
     "model.context": 0,
     "model.vocabulary": 1,
+    "model.buckets": 1,
     "model.dropout": 0,
     "model.steps": 1,
     "model.radius": 0,
@@ -146,7 +147,10 @@ MODEL_KEYS = {
     "resnet": ("shape", "channels", "blocks"),
     "autoencoder": ("hidden",),
     "lstm": ("shape", "hidden"),
-    "transformer": ("layers", "width", "heads", "context", "vocabulary", "dropout", "rotary", "recompute"),
+    "transformer": (
+        *("layers", "width", "heads", "context", "vocabulary", "dropout", "rotary", "recompute"),
+        *("ngrams", "buckets", "recall"),
+    ),
     "rbm": ("hidden", "steps", "highest"),
     "som": ("grid", "radius", "halving", "kept"),
     "hopfield": ("steps", "highest"),
@@ -200,6 +204,10 @@ def _contradictions(config: Config) -> Iterator[str]:
     yield from _own_rule_contradictions(config)
     if config.model.name == "transformer" and config.model.width % config.model.heads:
         yield f"model.width is {config.model.width}, which is no multiple of model.heads = {config.model.heads}"
+    for key in ("ngrams", "recall"):
+        lengths = flat[f"model.{key}"]
+        if lengths and (min(lengths) < 1 or config.model.width % len(lengths)):
+            yield f"model.{key} is {lengths}; give lengths of 1 token or more, as many as divide model.width = {config.model.width}"
     if len(config.data.sparse) not in (0, 3):
         yield f'data.sparse is {config.data.sparse}; name entries, columns and offsets, as in ["data", "indices", "indptr"]'
     if len(config.data.ragged) not in (0, 2):

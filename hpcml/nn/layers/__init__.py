@@ -11,6 +11,7 @@ from hpcml.nn.layers.dropout import Dropout
 from hpcml.nn.layers.embedding import Embedding, Positions, TiedHead
 from hpcml.nn.layers.hopfield import Hopfield
 from hpcml.nn.layers.layer import Layer, Running, Tied, he_normal, normal, ones, zeros
+from hpcml.nn.layers.ngrams import NGrams, Recall
 from hpcml.nn.layers.norm import LayerNorm, RMSNorm
 from hpcml.nn.layers.pooling import AveragePool, MaxPool
 from hpcml.nn.layers.recompute import Recompute
@@ -40,10 +41,12 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "MaxPool",
+    "NGrams",
     "Parallel",
     "Positions",
     "RMSNorm",
     "ReLU",
+    "Recall",
     "Recompute",
     "Reshape",
     "Residual",

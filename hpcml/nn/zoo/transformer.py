@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from hpcml.errors import ShapeError
@@ -14,7 +15,10 @@ from hpcml.nn.layers import (
     Embedding,
     Layer,
     LayerNorm,
+    NGrams,
+    Parallel,
     Positions,
+    Recall,
     Recompute,
     Residual,
     Sequential,
@@ -38,6 +42,9 @@ def transformer(
     dropout: float = 0.0,
     rotary: bool = False,
     recompute: bool = False,
+    ngrams: Sequence[int] = (),
+    buckets: int = 1 << 14,
+    recall: Sequence[int] = (),
     **options: Any,
 ) -> Model:
     """Return a causal transformer that scores the next token after each of a row's first `context`: (B, row) -> (B, context, vocabulary).
@@ -54,6 +61,9 @@ def transformer(
         dropout: probability at the end of each branch.
         rotary: tell positions by turning queries and keys instead of by learned vectors.
         recompute: keep only each block's output, and make its activations again in backward.
+        ngrams: lengths n of which the last n tokens are hashed and looked up, see NGrams; none: (). Their number divides the width.
+        buckets: vectors for the n-grams of each length.
+        recall: lengths n for which is told what followed the last n tokens when they last came in the row, see Recall; none: ().
         options: seed, dtype, device, as Model takes them.
 
     Raises:
@@ -81,4 +91,7 @@ def transformer(
     if recompute:
         blocks = [Recompute(*blocks)]
     places = [] if rotary else [Positions()]
-    return Model([embedding, *places, *blocks, LayerNorm(), TiedHead(embedding)], (row,), **options)
+    looked: list[Layer] = [NGrams(vocabulary, width, ngrams, buckets, context=context)] if ngrams else []
+    looked += [Recall(vocabulary, width, recall, context=context)] if recall else []
+    first = Parallel(embedding, *looked) if looked else embedding
+    return Model([first, *places, *blocks, LayerNorm(), TiedHead(embedding)], (row,), **options)
