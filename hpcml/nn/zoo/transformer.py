@@ -87,11 +87,15 @@ def transformer(
         return Sequential(Residual(LayerNorm(), attention, *noise()), Residual(LayerNorm(), *wide, *noise()))
 
     embedding = Embedding(vocabulary, width, context=context)
-    blocks = [block() for _ in range(layers)]
-    if recompute:
-        blocks = [Recompute(*blocks)]
+    first = _lookups(embedding, ngrams, buckets, recall)
     places = [] if rotary else [Positions()]
-    looked: list[Layer] = [NGrams(vocabulary, width, ngrams, buckets, context=context)] if ngrams else []
-    looked += [Recall(vocabulary, width, recall, context=context)] if recall else []
-    first = Parallel(embedding, *looked) if looked else embedding
+    blocks = [Recompute(*(block() for _ in range(layers)))] if recompute else [block() for _ in range(layers)]
     return Model([first, *places, *blocks, LayerNorm(), TiedHead(embedding)], (row,), **options)
+
+
+def _lookups(embedding: Embedding, ngrams: Sequence[int], buckets: int, recall: Sequence[int]) -> Layer:
+    """Return the embedding, with what is looked up beside it."""
+    vocabulary, width, context = embedding.vocabulary, embedding.width, embedding.length
+    beside: list[Layer] = [NGrams(vocabulary, width, ngrams, buckets, context=context)] if ngrams else []
+    beside += [Recall(vocabulary, width, recall, context=context)] if recall else []
+    return Parallel(embedding, *beside) if beside else embedding
