@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hpcml.sync import Gossip as Gossip
     from hpcml.sync import LocalSteps as LocalSteps
     from hpcml.sync import WarmStart as WarmStart
+    from hpcml.sync.server import KeyValue as KeyValue
     from hpcml.train import Hook as Hook
     from hpcml.train import Saving as Saving
     from hpcml.train import Trainer as Trainer
@@ -56,6 +57,7 @@ _HOMES = {
     "Gossip": "hpcml.sync",
     "WarmStart": "hpcml.sync",
     "SUMS": "hpcml.sync",
+    "KeyValue": "hpcml.sync.server",
 }
 _ROOMS = ("nn", "optim", "sync", "data", "comm", "train")
 

@@ -15,6 +15,7 @@ class Around(Communicator):
         """Stand around `inner`."""
         self.inner = inner
         self.rank, self.size, self.host, self.threaded = inner.rank, inner.size, inner.host, inner.threaded
+        self.concurrent = inner.concurrent
 
     def mail(self) -> Mail:
         """Return a letter box of the inner one: letters lie in host memory."""

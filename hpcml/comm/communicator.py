@@ -39,6 +39,8 @@ class Communicator(ABC):
     """Whether waiting gives the core away: right on a thread beside one that computes; an MPI library by itself waits by spinning."""
     threaded: bool = False
     """Whether a thread other than the main one may call this communicator while the main one does not."""
+    concurrent: bool = False
+    """Whether it may do so even while the main one does."""
     shortage: str = ""
     """Why the last `shared_blocks` gave None, with the remedy; empty where memory cannot be shared at all."""
 

@@ -54,6 +54,7 @@ class MpiCommunicator(Communicator):
         self._leaving: Any = None
         self._children: list[MpiCommunicator] = []
         self.threaded = MPI.Query_thread() >= MPI.THREAD_SERIALIZED
+        self.concurrent = MPI.Query_thread() == MPI.THREAD_MULTIPLE
         self._ops = {Op.SUM: MPI.SUM, Op.MIN: MPI.MIN, Op.MAX: MPI.MAX}
 
     def exchange(self, x: Array | None, to: int | None, into: Array | None, source: int | None) -> None:

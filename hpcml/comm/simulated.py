@@ -72,7 +72,7 @@ class World:
 class SimulatedCommunicator(Communicator):
     """One rank's view of a group of ranks in a simulated world."""
 
-    threaded = True
+    threaded = concurrent = True
 
     def __init__(self, world: World, members: tuple[int, ...], rank: int, context: str = "world") -> None:
         """Join `members` (ranks of the world) as number `rank` among them."""

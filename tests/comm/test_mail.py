@@ -7,6 +7,7 @@ import time
 import pytest
 
 from hpcml.comm.communicator import Communicator
+from hpcml.comm.mail import FLYING, MpiMail
 from hpcml.errors import CommError
 
 SIZES = (1, 70_000, 8, 64)
@@ -53,6 +54,28 @@ def test_letters_arrive_once_whole_and_in_order_from_each_sender(on_every_rank):
             assert [letter.size for letter in letters] == list(SIZES) * 5
             for number, letter in enumerate(letters):
                 assert (letter == (7 * source + number) % 251).all()
+
+
+def test_an_urgent_letter_overtakes_those_that_wait_for_the_link(on_every_rank):
+    def program(comm):
+        mail, many = comm.mail(), 3 * FLYING
+        if comm.rank == 0:
+            for number in range(many):
+                mail.post(comm.size - 1, write(mail, 300_000, number), 5)
+            mail.post(comm.size - 1, write(mail, 300_000, 200), 1)
+        comm.barrier()  # nobody has taken any yet
+        came = [int(letter[0]) for _, letter in collect(mail, many + 1)] if comm.rank == comm.size - 1 else []
+        while not mail.is_idle():
+            time.sleep(0)
+        comm.barrier()
+        mail.close()
+        return isinstance(mail, MpiMail) and comm.size > 1, came
+
+    for queues, came in on_every_rank(program):
+        if came:
+            assert sorted(came) == [*range(3 * FLYING), 200]
+            assert [number for number in came if number < 200] == list(range(3 * FLYING))
+            assert not queues or came.index(200) <= FLYING
 
 
 def test_two_boxes_do_not_mix(on_every_rank):

@@ -5,6 +5,7 @@ from hpcml.sync.server.gossip_learning import GossipLearning
 from hpcml.sync.server.plan import ParameterServer
 from hpcml.sync.server.programs import Downpour, ElasticWorker, Gradients
 from hpcml.sync.server.record import Record
+from hpcml.sync.server.store import KeyValue
 
 OwnPacePlan = ParameterServer | GossipLearning
 """Strategies whose workers do not step together."""
@@ -20,6 +21,7 @@ __all__ = [
     "ElasticWorker",
     "GossipLearning",
     "Gradients",
+    "KeyValue",
     "OwnPacePlan",
     "ParameterServer",
     "Record",

@@ -1,9 +1,11 @@
-"""The weighted mean of V workers' writes, over the tree that every exact sum of hpcml uses: the bits of EveryStep.
+"""The weighted mean of V workers' writes, over the tree that every exact sum of hpcml uses: the bits of EveryStep; and their sum by rows.
 
-Letters: V workers, m numbers.
+Letters: V workers, m numbers, k rows.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -51,6 +53,43 @@ class TreeMean:
         weight = float(self._weights[0])
         self._weights.fill(0)
         return self._leaves[0], weight
+
+
+class RowSum:
+    """Holds one write a worker until all have come, and gives their sum over the tree: of the rows that were written, if none wrote all.
+
+    What nobody writes takes neither memory nor time.
+
+    Args:
+        workers: V.
+        numbers: m.
+        dtype: of the numbers.
+        flat: gives the positions of the numbers of some rows.
+    """
+
+    def __init__(self, workers: int, numbers: int, dtype: np.dtype, flat: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._workers, self._numbers, self._dtype, self._flat = workers, numbers, dtype, flat
+        self._dense: TreeMean | None = None
+        self._came: dict[int, tuple[Array, np.ndarray | None]] = {}
+
+    def put(self, worker: int, values: Array, rows: np.ndarray | None) -> None:
+        """Take a worker's numbers (m,), or those of its rows (k,), which are ascending, each once."""
+        self._came[worker] = values.copy(), None if rows is None else rows.copy()
+
+    def take(self) -> tuple[Array, np.ndarray | None]:
+        """Return the sum, which may be overwritten, and its rows (k,), or None for all; and forget the writes."""
+        named = [rows for _, rows in self._came.values() if rows is not None]
+        if len(named) < len(self._came):
+            self._dense = self._dense or TreeMean(self._workers, self._numbers, self._dtype)
+            tree, union = self._dense, None
+        else:
+            union = np.unique(np.concatenate(named))
+            tree = TreeMean(self._workers, len(self._flat(union)), self._dtype)
+        for worker, (values, rows) in self._came.items():
+            found = rows if rows is None or union is None else np.searchsorted(union, rows)
+            tree.put(worker, values, 0.0, None if found is None else self._flat(found))
+        self._came.clear()
+        return tree.take_sum()[0], union
 
 
 def _additions(node: tuple[int, int]) -> list[tuple[int, int]]:

@@ -202,7 +202,7 @@ class Client:
     def send_write(self, shard: int, letter: np.ndarray, rows: float, answer: int) -> None:
         """Send a write whose head lacks weight and answer alone."""
         weight(letter)[0] = rows
-        head(letter)[Field.ANSWER] = answer
+        head(letter)[Field.ANSWER], head(letter)[Field.EXTRA] = answer, shard
         self.clocks[shard] += 1
         self.open.add(shard)
         self.post.send(self.homes[shard], letter, shard)
@@ -211,7 +211,7 @@ class Client:
         """Ask shards that are not open for their parameters, after `need` clocks or more where these close for all together."""
         for shard in shards:
             letter = note(self.post.mail, Kind.ASK, self.unit, shard, need)
-            head(letter)[Field.ANSWER] = WHOLE
+            head(letter)[Field.ANSWER], head(letter)[Field.EXTRA] = WHOLE, shard
             self.open.add(shard)
             self.post.send(self.homes[shard], letter, shard)
 

@@ -114,8 +114,11 @@ def dense(mail: Mail, numbers: int, dtype: np.dtype) -> np.ndarray:
 
 
 def sparse(mail: Mail, where: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return a letter whose body is k positions and their values; the head is still to be written, with COUNT = k."""
-    letter = mail.buffer(HEAD_BYTES + where.size * (8 + values.itemsize))
+    """Return a letter whose body is k positions and their values, one a position or a row of them; its head is still to be written.
+
+    The head's COUNT must become k.
+    """
+    letter = mail.buffer(HEAD_BYTES + 8 * where.size + values.nbytes)
     letter[HEAD_BYTES : HEAD_BYTES + 8 * where.size].view(np.int64)[:] = where
     letter[HEAD_BYTES + 8 * where.size :].view(values.dtype)[:] = values
     return letter

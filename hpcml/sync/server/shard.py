@@ -31,8 +31,8 @@ from hpcml.sync.server.tables import Elastic, RuleUpdater, Table
 Send = Callable[[int, np.ndarray, int], None]
 """Posts (rank, letter, urgency)."""
 
-EMPTY, WHOLE, CHANGES = 0, 1, 2
-"""What an answer holds: nothing, all numbers, or what changed since the last answer where that is smaller."""
+EMPTY, WHOLE, CHANGES, ROWS = 0, 1, 2, 3
+"""What an answer holds: nothing, all numbers, what changed since the last answer where that is smaller, or the rows that were named."""
 
 
 class Shard:
@@ -56,7 +56,7 @@ class Shard:
         workers = self.table.workers
         self.gate, self.log = gate, list[int]()
         self._written: dict[int, np.ndarray] = {}
-        self._asking: dict[int, tuple[int, int]] = {}
+        self._asking: dict[int, tuple[int, int, int, np.ndarray | None]] = {}
         self._read = [self.table.writes] * workers
         self._latest = 0
         updater = self.table.updater
@@ -66,17 +66,19 @@ class Shard:
     def take(self, source: int, letter: np.ndarray) -> None:
         """Take a letter from a rank, and do all that it makes possible."""
         fields = head(letter)
-        kind, worker, answer = Kind(fields[Field.KIND]), int(fields[Field.WORKER]), int(fields[Field.ANSWER])
+        kind, worker = Kind(fields[Field.KIND]), int(fields[Field.WORKER])
+        answer, urgency = int(fields[Field.ANSWER]), int(fields[Field.EXTRA])
         if kind is Kind.WRITE:
             if self.gate.push(worker, int(fields[Field.CLOCK])):
                 self._written[worker] = letter
-                self._asking[worker] = (source, answer)
+                self._asking[worker] = source, answer, urgency, None
                 self.gate.pull(worker)
             else:
                 self.measures.refused += 1
                 self._mail.give_back(letter)
         elif kind is Kind.ASK:
-            self._asking[worker] = (source, answer)
+            rows = positions(letter)
+            self._asking[worker] = source, answer, urgency, None if rows is None else rows.copy()
             self.gate.pull(worker, int(fields[Field.CLOCK]))
             self._mail.give_back(letter)
         else:
@@ -109,30 +111,37 @@ class Shard:
             self._mail.give_back(self._written.pop(worker))
 
     def _answer(self, worker: int) -> None:
-        source, wanted = self._asking.pop(worker)
+        source, wanted, urgency, rows = self._asking.pop(worker)
         clocks = self.gate.clocks
         self.measures.take_read(max(0, clocks[worker] - min(clocks)))
         letter = self._written.pop(worker, None)
         if letter is None:
-            letter = self._view(worker, wanted)
+            letter = self._view(worker, wanted, rows)
             write_head(letter, Kind.VIEW, worker, self.number, clocks[worker], count=int(head(letter)[Field.COUNT]))
         else:
             write_head(letter, Kind.VIEW, worker, self.number, clocks[worker])
         head(letter)[Field.ANSWER] = wanted
         self._read[worker] = self.table.writes
-        # The first layers are needed first: their answers go first.
-        self._send(source, letter, self.number)
+        self._send(source, letter, urgency)
 
-    def _view(self, worker: int, wanted: int) -> np.ndarray:
+    def _view(self, worker: int, wanted: int, rows: np.ndarray | None) -> np.ndarray:
         """Return a letter with what the worker wanted; its COUNT is right."""
         table = self.table
         if wanted == EMPTY:
             return note(self._mail, Kind.VIEW, worker)
+        if wanted == ROWS and rows is not None:
+            letter = dense(self._mail, rows.size * table.width, table.data.dtype)
+            table.gather(rows, letter[HEAD_BYTES:].view(table.data.dtype))
+            head(letter)[Field.COUNT] = -1
+            if isinstance(table.updater, RuleUpdater) and table.updater.compensation:
+                flat = table.flat(rows)
+                table.updater.read[worker, flat] = table.data[flat]
+            return letter
         if wanted == CHANGES:
-            rows = table.rows_since(self._read[worker])
-            if sparse_is_smaller(len(rows), len(table.data), table.data.dtype):
-                letter = sparse(self._mail, rows, table.data[rows])
-                head(letter)[Field.COUNT] = len(rows)
+            changed = table.rows_since(self._read[worker])
+            if sparse_is_smaller(len(changed), len(table.data), table.data.dtype):
+                letter = sparse(self._mail, changed, table.data[changed])
+                head(letter)[Field.COUNT] = len(changed)
                 return letter
         letter = dense(self._mail, len(table.data), table.data.dtype)
         letter[HEAD_BYTES:].view(table.data.dtype)[:] = table.data

@@ -12,7 +12,7 @@ import numpy as np
 from hpcml.arrays import Array, aligned
 from hpcml.errors import ShapeError
 from hpcml.optim import Rule, Scratch, apply, rate_at
-from hpcml.sync.server.average import TreeMean
+from hpcml.sync.server.average import RowSum, TreeMean
 
 
 class Updater(Protocol):
@@ -33,9 +33,10 @@ class Table:
         workers: V.
         whole: whether writes wait for APPLY, which makes them one weighted mean over a fixed tree of workers.
         width: numbers in a row, for writes by rows.
+        summed: whether APPLY makes the writes their sum instead of their mean, and lets rows that nobody wrote rest.
     """
 
-    def __init__(self, data: Array, updater: Updater, workers: int, whole: bool, width: int = 1) -> None:
+    def __init__(self, data: Array, updater: Updater, workers: int, whole: bool, width: int = 1, summed: bool = False) -> None:
         if len(data) % width:
             raise ShapeError(f"a table of {len(data)} numbers cannot have rows of {width}")
         self.data = aligned(len(data), data.dtype)
@@ -43,12 +44,14 @@ class Table:
         self.slots = aligned((updater.slots, len(data)), data.dtype)
         self.workers, self.width, self.updater, self.writes = workers, width, updater, 0
         self.changed = np.zeros(len(data) // width, np.int64)
-        self._mean = TreeMean(workers, len(data), data.dtype) if whole else None
+        self._mean = TreeMean(workers, len(data), data.dtype) if whole and not summed else None
+        self._sum = RowSum(workers, len(data), data.dtype, self.flat) if whole and summed else None
+        self._together = whole
 
     @property
     def step(self) -> int:
         """The step, from 0, that the newest write belongs to: V writes make one, and so does one APPLY."""
-        return max(self.writes - 1, 0) // (self.workers if self._mean is None else 1)
+        return max(self.writes - 1, 0) // (1 if self._together else self.workers)
 
     def write(self, worker: int, values: Array, weight: float, rows: np.ndarray | None = None) -> None:
         """Take a worker's write: at once, or for the next APPLY.
@@ -59,6 +62,9 @@ class Table:
             weight: of a write that waits for APPLY.
             rows: (k,) rows that are written, ascending, each once; None for all.
         """
+        if self._sum is not None:
+            self._sum.put(worker, values, rows)
+            return
         if self._mean is not None:
             self._mean.put(worker, values, weight, None if rows is None else self.flat(rows))
             return
@@ -67,9 +73,14 @@ class Table:
         self._mark(rows)
 
     def apply(self) -> None:
-        """Make the writes since the last call one: their mean by weight; without weight nothing moves."""
-        mean = self._mean.take() if self._mean is not None else None
+        """Make the writes since the last call one: their mean by weight, or their sum; without weight nothing moves."""
         self.writes += 1
+        if self._sum is not None:
+            total, rows = self._sum.take()
+            self.updater.write(self, 0, total, rows)
+            self._mark(rows)
+            return
+        mean = self._mean.take() if self._mean is not None else None
         if mean is not None:
             self.updater.write(self, 0, mean, None)
             self._mark(None)
