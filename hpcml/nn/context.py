@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from hpcml.arrays import Array, stream
+from hpcml.nn.workspace import Scratch
 
 
 class Context:
@@ -15,11 +16,11 @@ class Context:
     Random numbers come from (seed, step, worker, part) and the layer alone, so they do not depend on the ranks.
     """
 
-    __slots__ = ("finish", "keep", "part", "seed", "step", "training", "weight", "weights", "worker")
+    __slots__ = ("finish", "keep", "part", "scratch", "seed", "step", "training", "weight", "weights", "worker")
 
     def __init__(self) -> None:
         """Start in evaluation."""
-        self.training = False
+        self.training, self.scratch = False, Scratch()
         self.seed = self.step = self.worker = self.part = 0
         self.weight: float | None = None
         self.weights: Array = None

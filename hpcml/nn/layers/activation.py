@@ -6,6 +6,7 @@ import math
 
 from hpcml.arrays import Array, namespace
 from hpcml.nn.layers.layer import Built, Layer, Shape
+from hpcml.nn.workspace import pieces
 
 
 class ReLU(Layer):
@@ -16,17 +17,19 @@ class ReLU(Layer):
         return shape, {}
 
     def forward(self, x: Array) -> Array:
-        """Return max(x, 0) in the layer's own buffer, which it keeps until backward."""
-        self._out = self.take("out", x.shape, x)
+        """Return max(x, 0), which it keeps until backward."""
+        self._out = self.over_input(x)
         namespace(x).maximum(x, 0, out=self._out)
         return self._out
 
     def backward(self, slope: Array) -> Array:
         """Overwrite slope with zero where the output was zero, and return it."""
         xp = namespace(slope)
-        mask = self.take("mask", slope.shape, slope, bool)
-        xp.greater(self._out, 0, out=mask)
-        xp.multiply(slope, mask, out=slope)
+        for piece in pieces(slope, len(slope), math.prod(slope.shape[1:])):
+            part, out = slope[piece], self._out[piece]
+            mask = self.scratch("mask", part.shape, slope, bool)
+            xp.greater(out, 0, out=mask)
+            xp.multiply(part, mask, out=part)
         return slope
 
 
@@ -38,15 +41,15 @@ class Tanh(Layer):
         return shape, {}
 
     def forward(self, x: Array) -> Array:
-        """Return tanh(x) in the layer's own buffer, which it keeps until backward."""
-        self._out = self.take("out", x.shape, x)
+        """Return tanh(x), which it keeps until backward."""
+        self._out = self.over_input(x)
         namespace(x).tanh(x, out=self._out)
         return self._out
 
     def backward(self, slope: Array) -> Array:
         """Overwrite slope with slope * (1 - tanh^2), and return it."""
         xp = namespace(slope)
-        bend = self.take("bend", slope.shape, slope)
+        bend = self.scratch("bend", slope.shape, slope)
         xp.multiply(self._out, self._out, out=bend)
         xp.subtract(1, bend, out=bend)
         xp.multiply(slope, bend, out=slope)

@@ -91,7 +91,7 @@ class DotProduct(Layer):
             rows, heads, queries, keys = tile
             _, s = self._scores(q, k, tile)
             top, here = self._log[rows, heads, queries], out[rows, heads, queries]
-            total = self._view("total", top.shape, x)
+            total = self.scratch("total", top.shape, x)
             xp.max(s, axis=-1, keepdims=True, out=top)
             if self._keep is not None:
                 xp.maximum(top, xp.finfo(x.dtype).min, out=top)  # a query that sees nothing: -inf - -inf would be no number
@@ -107,11 +107,11 @@ class DotProduct(Layer):
         return self._out
 
     def backward(self, slope: Array) -> Array:
-        """Return the slope of queries, keys and values, (B, T, 3 d), in the layer's own buffer."""
+        """Return the slope of queries, keys and values, (B, T, 3 d)."""
         xp, x = namespace(slope), self._x
         q, k, v = self._split(x)
         B, h, T, e = q.shape
-        back = self.take("back", x.shape, x)
+        back = self.context.scratch.slope(x.shape, slope)
         dq, dk, dv = self._split(back)
         out, slopes = (a.reshape(B, T, h, e).transpose(0, 2, 1, 3) for a in (self._out, slope))
         for tile in self._tiles(x, q.shape):
@@ -120,10 +120,10 @@ class DotProduct(Layer):
             p -= self._log[rows, heads, queries]
             xp.exp(p, out=p)
             g = slopes[rows, heads, queries]
-            delta, mixed = self._view("total", (*g.shape[:-1], 1), x), self._view("mixed", g.shape, x)
+            delta, mixed = self.scratch("total", (*g.shape[:-1], 1), x), self.scratch("mixed", g.shape, x)
             xp.multiply(g, out[rows, heads, queries], out=mixed)
             xp.sum(mixed, axis=-1, keepdims=True, out=delta)
-            ds = self._view("slopes", p.shape, x)
+            ds = self.scratch("slopes", p.shape, x)
             xp.matmul(g, v[rows, heads, :keys].swapaxes(-1, -2), out=ds)
             ds -= delta
             ds *= p
@@ -158,9 +158,9 @@ class DotProduct(Layer):
         """Return the tile's queries, scaled, and their products with the keys, minus infinity where they may not look."""
         xp, (rows, heads, queries, keys) = namespace(q), tile
         here = q[rows, heads, queries]
-        asked = self._view("asked", here.shape, q)
+        asked = self.scratch("asked", here.shape, q)
         xp.multiply(here, 1 / math.sqrt(q.shape[-1]), out=asked)
-        s = self._view("scores", (*here.shape[:-1], keys), q)
+        s = self.scratch("scores", (*here.shape[:-1], keys), q)
         xp.matmul(asked, k[rows, heads, :keys].swapaxes(-1, -2), out=s)
         if self.causal:
             s[..., queries] += self._triangle(q)[: here.shape[2], : here.shape[2]]
@@ -174,13 +174,9 @@ class DotProduct(Layer):
         if first:
             xp.matmul(weights.swapaxes(-1, -2), values, out=target)
             return
-        part = self._view("part", target.shape, target)
+        part = self.scratch("part", target.shape, target)
         xp.matmul(weights.swapaxes(-1, -2), values, out=part)
         target += part
-
-    def _view(self, name: str, shape: Shape, like: Array) -> Array:
-        """Return a contiguous buffer whose every axis may vary."""
-        return self.take(name, (math.prod(shape),), like).reshape(shape)
 
     def _triangle(self, like: Array) -> Array:
         """Return (q, q) of zero on and below the diagonal, minus infinity above it."""

@@ -21,6 +21,8 @@ class BatchNorm(Layer):
         Ioffe and Szegedy, Batch normalization, ICML 2015.
     """
 
+    keeps_output = False
+
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5) -> None:
         """Keep this part of the running statistics at each step, and add epsilon to variances."""
         super().__init__()

@@ -15,7 +15,7 @@ def declare_chain(layers: Sequence[Layer], shape: Shape) -> Shape:
     Raises:
         ShapeError: if a layer cannot take what the one before gives; the message draws the layers with their shapes.
     """
-    drawn = [f"input {shape}"]
+    drawn, before = [f"input {shape}"], True
     for number, layer in enumerate(layers):
         name = type(layer).__name__
         try:
@@ -25,6 +25,7 @@ def declare_chain(layers: Sequence[Layer], shape: Shape) -> Shape:
             lines = [first, *drawn, f"{number} {name} <- here", *inside]
             raise ShapeError(f"layer {number} ({name}): " + "\n  ".join(lines)) from None
         drawn.append(f"{number} {name} -> {shape}")
+        layer.may_overwrite_input, before = not before, layer.keeps_output
     return shape
 
 

@@ -66,20 +66,21 @@ class Residual(Layer):
         """Return x + f(x) in the layer's own buffer."""
         bent = forward_chain(self.layers, x)
         straight = self.projection.forward(x) if self.projection else x
-        out = self.take("out", bent.shape, bent)
+        out = bent if self.layers and not self.layers[-1].keeps_output else self.take("out", bent.shape, bent)
         namespace(bent).add(straight, bent, out=out)
         return out
 
     def backward(self, slope: Array) -> Array:
         """Overwrite the gradients of all layers inside and return the sum of both ways' slopes."""
         xp = namespace(slope)
-        kept = self.take("slope", slope.shape, slope)
-        kept[...] = slope
-        if self.projection:
-            kept = backward_chain([self.projection], kept)
-        bent = backward_chain(self.layers, slope)
-        xp.add(kept, bent, out=bent)
-        return bent
+        hold = self.context.scratch.copy
+        with hold(slope) as kept:
+            if not self.projection:
+                bent = backward_chain(self.layers, slope)
+                return xp.add(kept, bent, out=bent)
+            with hold(backward_chain([self.projection], slope)) as straight:
+                bent = backward_chain(self.layers, kept)
+                return xp.add(straight, bent, out=bent)
 
 
 class Parallel(Layer):

@@ -25,6 +25,8 @@ class Conv(Layer):
         Chellapilla, Puri and Simard, High performance convolutional neural networks for document processing, IWFHR 2006.
     """
 
+    keeps_output = False
+
     def __init__(
         self,
         outputs: int,
@@ -86,7 +88,7 @@ class Conv(Layer):
         self.context.finish(self)  # before the input's slope, which takes as long again: the gradients may leave meanwhile
         if not self.needs_input_slope:
             return slope
-        back = self.take("back", self._x.shape, slope)
+        back = self.context.scratch.slope(self._x.shape, slope)
         turned = self._memory(slope)[1]
         if turned is not None:
             self._slope_by_windows(slope, self._images(back), turned)
@@ -108,15 +110,17 @@ class Conv(Layer):
             windows, turned = self.windows, None
             padding = (windows.size[0] - 1 - windows.padding[0], windows.size[1] - 1 - windows.padding[1])
             if windows.stride == (1, 1) and min(padding) >= 0:
-                turned = Patches(Windows((*windows.counts, self.outputs), windows.size, (1, 1), padding), self.groups, like)
-            self._made = (kind, Patches(windows, self.groups, like), turned)
+                turned = Patches(
+                    Windows((*windows.counts, self.outputs), windows.size, (1, 1), padding), self.groups, like, self.context.scratch
+                )
+            self._made = (kind, Patches(windows, self.groups, like, self.context.scratch), turned)
         return self._made[1], self._made[2]
 
     def _slope_of_filters(self, slope: Array) -> None:
         """Overwrite the weight's gradient: the sum, over blocks of images, of patches^T slope."""
         xp, images, patches = namespace(slope), self._images(self._x), self._memory(slope)[0]
         grad = self._by_group(self.parameters["weight"].grad)
-        part_of = self.take("weight", self.parameters["weight"].shape, slope)
+        part_of = self.scratch("weight", self.parameters["weight"].shape, slope)
         for first in range(0, len(slope), patches.images):
             part = slice(first, first + patches.images)
             cols = patches.fill(images[part]).transpose(0, 2, 1)
@@ -134,7 +138,7 @@ class Conv(Layer):
         down, across = self.windows.size
         ours, theirs = self.windows.image[2] // self.groups, self.outputs // self.groups
         weight = self.parameters["weight"].data.reshape(down, across, ours, self.groups, theirs)
-        turned = self.take("turned", (self.groups, down, across, theirs, ours), slope)
+        turned = self.scratch("turned", (self.groups, down, across, theirs, ours), slope)
         turned[...] = weight[::-1, ::-1].transpose(3, 0, 1, 4, 2)
         flat = turned.reshape(self.groups, -1, ours)
         slopes = slope.reshape(len(slope), *self.windows.counts, self.outputs)
@@ -153,10 +157,10 @@ class Conv(Layer):
         for first in range(0, len(slope), images):
             part = slice(first, first + images)
             n = len(slope[part])
-            cols = self.take("cols", (n * h * w, self.groups, down * across * part_of), slope)
+            cols = self.scratch("patches", (n * h * w, self.groups, down * across * part_of), slope)
             xp.matmul(self._by_group(slope[part]), weight, out=cols.transpose(1, 0, 2))
             taps = cols.reshape(n, h, w, self.groups, down, across, part_of)
-            padded = self.take("scattered", (n, *windows.padded, windows.image[2]), slope)
+            padded = self.scratch("scattered", (n, *windows.padded, windows.image[2]), slope)
             padded[...] = 0
             by_group = padded.reshape(n, *windows.padded, self.groups, part_of)
             for i in range(down):
@@ -172,13 +176,15 @@ class Bias(Layer):
     Behind a max-pooling instead of inside the convolution before it, it gives the same on a quarter of the numbers.
     """
 
+    keeps_output = False
+
     def build(self, shape: Shape) -> Built:
         """Return the same shape and the parameter bias (k,), which starts at zero."""
         return shape, {"bias": ((shape[-1],), zeros)}
 
     def forward(self, x: Array) -> Array:
-        """Return x + bias in the layer's own buffer."""
-        out = self.take("out", x.shape, x)
+        """Return x + bias."""
+        out = self.over_input(x)
         namespace(x).add(x, self.parameters["bias"].data, out=out)
         return out
 

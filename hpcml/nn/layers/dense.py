@@ -10,6 +10,8 @@ from hpcml.nn.layers.layer import Built, Init, Layer, Shape, he_normal, zeros
 class Dense(Layer):
     """Multiply rows by a weight matrix and add a bias: (B, d) -> (B, k), or each position of (B, T, d) -> (B, T, k)."""
 
+    keeps_output = False
+
     def __init__(self, outputs: int, init: Init = he_normal, *, positions: bool = False) -> None:
         """Make a layer of k = `outputs` columns; `init` gives the first weights, the bias starts at zero.
 
@@ -45,6 +47,6 @@ class Dense(Layer):
         self.context.finish(self)  # before the input's slope, which takes as long again: the gradients may leave meanwhile
         if not self.needs_input_slope:
             return slope
-        back = self.take("back", self._x.shape, slope)
+        back = self.context.scratch.slope(self._x.shape, slope)
         xp.matmul(flat, weight.data.T, out=back)
         return back.reshape(*slope.shape[:-1], back.shape[1])

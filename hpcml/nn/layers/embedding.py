@@ -46,6 +46,8 @@ class Embedding(Lookup):
 class Positions(Layer):
     """Add a learned vector for each position: (B, T, d) -> (B, T, d)."""
 
+    keeps_output = False
+
     def __init__(self, init: Init | None = None) -> None:
         """Take the first vectors from `init`; normal numbers of deviation 0.02 when left out."""
         super().__init__()
@@ -59,7 +61,7 @@ class Positions(Layer):
 
     def forward(self, x: Array) -> Array:
         """Return x plus the table in the layer's own buffer."""
-        out = self.take("out", x.shape, x)
+        out = self.over_input(x)
         namespace(x).add(x, self.parameters["table"].data, out=out)
         return out
 
@@ -99,6 +101,6 @@ class TiedHead(Layer):
         xp, table = namespace(slope), self.parameters["table"]
         flat = slope.reshape(len(self._x), slope.shape[-1])
         xp.matmul(flat.T, self._x, out=table.grad)
-        back = self.take("back", self._x.shape, slope)
+        back = self.context.scratch.slope(self._x.shape, slope)
         xp.matmul(flat, table.data, out=back)
         return back.reshape(*slope.shape[:-1], back.shape[1])

@@ -84,6 +84,12 @@ class Layer(ABC):
     needs_input_slope: bool = True
     """False for the first layer with parameters: nobody reads what its backward would return."""
 
+    keeps_output: bool = True
+    """False where forward returns a contiguous buffer of this layer, never its input, and backward does not read what is there."""
+
+    may_overwrite_input: bool = False
+    """True where the layer before does not keep its output, so that this one may use its memory."""
+
     def __init__(self) -> None:
         """Make an unbuilt layer with an empty workspace."""
         self.parameters: dict[str, Parameter] = {}
@@ -118,7 +124,10 @@ class Layer(ABC):
 
     @abstractmethod
     def backward(self, slope: Array) -> Array:
-        """Overwrite each parameter's whole gradient and return the slope with respect to the input; may overwrite slope."""
+        """Overwrite each parameter's whole gradient and return the slope with respect to the input; may overwrite slope.
+
+        What it returns lasts until the backward of another layer.
+        """
 
     def random(self, purpose: str) -> np.random.Generator:
         """Return this layer's random numbers of this pass: of seed, step, worker and layer, not of ranks."""
@@ -127,3 +136,11 @@ class Layer(ABC):
     def take(self, name: str, shape: Shape, like: Array, dtype: Any = None) -> Array:
         """Return this layer's buffer of that name; see Workspace.take."""
         return self.work.take(name, shape, like, dtype)
+
+    def scratch(self, name: str, shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
+        """Return memory that all layers share, for this call of forward or backward only; see Scratch.take."""
+        return self.context.scratch.take(name, shape, like, dtype)
+
+    def over_input(self, x: Array) -> Array:
+        """Return where outputs of the input's shape go: over the input if nobody needs it, else a buffer of this layer."""
+        return x if self.may_overwrite_input else self.take("out", x.shape, x)

@@ -24,6 +24,8 @@ class Lookup(Layer):
     table whose gradient is not zero.
     """
 
+    keeps_output = False
+
     def __init__(self, vocabulary: int, width: int, rows: int, parts: int, context: int | None, init: Init | None) -> None:
         """Make a table of `rows` rows, `parts` of which together are the d = `width` numbers of a token.
 
@@ -103,7 +105,7 @@ class Lookup(Layer):
         places = places[order]
         starts = np.flatnonzero(np.diff(places, prepend=-1))
         self.touched = places[starts]
-        gathered = self.take("gathered", flat.shape, flat)
+        gathered = self.scratch("gathered", flat.shape, flat)
         np.take(flat, order, axis=0, out=gathered, mode="clip")
         if len(starts):
             sums = self.take("sums", (len(starts), flat.shape[1]), flat)

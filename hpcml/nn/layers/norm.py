@@ -18,7 +18,7 @@ class LayerNorm(Layer):
         Ba, Kiros and Hinton, Layer normalization, 2016.
     """
 
-    centred = True
+    centred, keeps_output = True, False
 
     def __init__(self, epsilon: float = 1e-5) -> None:
         """Add epsilon to the variance."""
@@ -33,18 +33,19 @@ class LayerNorm(Layer):
         return shape, own if self.centred else {"gain": own["gain"]}
 
     def forward(self, x: Array) -> Array:
-        """Return the normalised rows in the layer's own buffer; keeps h and r until backward."""
+        """Return the normalised rows in the layer's own buffer; keeps x, its means and r until backward, which makes h again."""
         xp, d = namespace(x), x.shape[-1]
         flat = x.reshape(-1, d)
-        out, self._hat = self.take("out", flat.shape, x), self.take("hat", flat.shape, x)
-        self._scale = self.take("scale", (len(flat), 1), x)
+        self._x, out = flat, self.take("out", flat.shape, x)
+        self._mean, self._scale = self.take("mean", (len(flat), 1), x), self.take("scale", (len(flat), 1), x)
         bias, one = self.parameters["bias"].data if self.centred else None, self._one(x)
         for piece in pieces(x, len(flat), d):
-            a, h, o, r = flat[piece], self._hat[piece], out[piece], self._scale[piece]
+            a, o, r, mean = flat[piece], out[piece], self._scale[piece], self._mean[piece]
+            h = self.scratch("hat", a.shape, x)
             if self.centred:
-                xp.matmul(a, one, out=r)
-                r *= 1 / d
-                a = xp.subtract(a, r, out=h)
+                xp.matmul(a, one, out=mean)
+                mean *= 1 / d
+                a = xp.subtract(a, mean, out=h)
             xp.multiply(a, a, out=o)
             xp.matmul(o, one, out=r)
             r *= 1 / d
@@ -62,13 +63,13 @@ class LayerNorm(Layer):
         xp, d = namespace(slope), slope.shape[-1]
         flat, gain = slope.reshape(-1, d), self.parameters["gain"]
         work, row = self.take("out", flat.shape, slope), self.take("row", (1, d), slope)[0]
-        column = self.take("column", (len(flat), 1), slope)
+        column = self.scratch("column", (len(flat), 1), slope)
         gain.grad.fill(0)
         bias, one = self.parameters["bias"].grad if self.centred else None, self._one(slope)
         if bias is not None:
             bias.fill(0)
         for piece in pieces(slope, len(flat), d):
-            s, h, w, c = flat[piece], self._hat[piece], work[piece], column[piece]
+            s, w, c, h = flat[piece], work[piece], column[piece], self._hat(piece)
             xp.multiply(s, h, out=w)
             xp.sum(w, axis=0, out=row)
             gain.grad[...] += row
@@ -87,6 +88,14 @@ class LayerNorm(Layer):
             s -= h
             s *= self._scale[piece]
         return slope
+
+    def _hat(self, piece: slice) -> Array:
+        """Return h of some positions, in scratch memory."""
+        xp, x = namespace(self._x), self._x[piece]
+        h = self.scratch("hat", x.shape, x)
+        if self.centred:
+            x = xp.subtract(x, self._mean[piece], out=h)
+        return xp.multiply(x, self._scale[piece], out=h)
 
     def _one(self, like: Array) -> Array:
         """Return ones (d, 1): a product with them is a sum over the last axis, three times as fast as numpy's own."""

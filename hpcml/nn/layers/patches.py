@@ -11,6 +11,7 @@ from typing import Any
 
 from hpcml.arrays import Array, aligned, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn.workspace import Scratch
 
 Pair = tuple[int, int]
 """(down, across)."""
@@ -89,10 +90,10 @@ def blank(shape: tuple[int, ...], like: Array) -> Array:
 
 
 class Patches:
-    """Lays out the windows of a few images at a time as a matrix, in memory made once."""
+    """Lays out the windows of a few images at a time as a matrix, in memory that all layers share."""
 
-    def __init__(self, windows: Windows, groups: int, like: Array) -> None:
-        """Allocate for ``images`` images, on the device of `like` and in its dtype."""
+    def __init__(self, windows: Windows, groups: int, like: Array, scratch: Scratch) -> None:
+        """Allocate the padded images for ``images`` images, on the device of `like` and in its dtype."""
         (h, w), channels, (down, across) = windows.counts, windows.image[2], windows.size
         self._groups, self._row = groups, down * across * channels // groups
         per_image = h * w * down * across * channels
@@ -105,16 +106,16 @@ class Patches:
         padded = blank((self.images, *windows.padded, channels), like)
         self._inside = windows.inside(padded)
         self._seen = _seen(padded, windows, groups)
-        self._flat, self._per_image = blank((self.images * per_image,), like), per_image
+        self._scratch = scratch
 
     def fill(self, x: Array) -> Array:
-        """Return the matrix (g, B h w, K) of at most ``images`` images; valid until the next call."""
+        """Return the matrix (g, B h w, K) of at most ``images`` images; valid until the next call of any layer's."""
         if self._plain:
             return x.reshape(1, -1, self._row)
         n = len(x)
         self._inside[:n] = x  # the zeros around it stay
         seen = self._seen[:, :n]
-        matrix = self._flat[: n * self._per_image].reshape(seen.shape)
+        matrix = self._scratch.take("patches", seen.shape, x)
         matrix[...] = seen
         return matrix.reshape(self._groups, -1, self._row)
 

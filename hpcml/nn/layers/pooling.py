@@ -6,18 +6,23 @@ maxima across, and so it is with means: both are taken an axis at a time, in pas
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
 from hpcml.nn.layers.layer import Built, Layer, Shape
 from hpcml.nn.layers.patches import Windows
-from hpcml.nn.workspace import Workspace
+from hpcml.nn.workspace import pieces
+
+Take = Callable[..., Array]
+"""Layer.scratch: (name, shape, like) -> memory for now."""
 
 
 class AxisPool(ABC):
-    """Windows along one axis of (B, H, W, C): reduced forward, spread backward, in memory of its own."""
+    """Windows along one axis of (B, H, W, C): reduced forward, spread backward."""
 
     fills: float
     """What padding must hold to count for nothing."""
@@ -25,7 +30,15 @@ class AxisPool(ABC):
     def __init__(self, axis: int, size: int, stride: int, count: int) -> None:
         """Pool `count` windows of `size`, `stride` apart, along axis 1 (down) or 2 (across)."""
         self.axis, self.size, self.stride, self.count = axis, size, stride, count
-        self.work = Workspace()
+
+    @property
+    def notes(self) -> int:
+        """Return how many arrays of booleans, each of the shape of the reduced images, backward needs from forward."""
+        return 0
+
+    def reduced(self, shape: Shape) -> Shape:
+        """Return the shape of images of this shape after they are reduced."""
+        return (*shape[: self.axis], self.count, *shape[self.axis + 1 :])
 
     def taps(self, x: Array) -> list[Array]:
         """Return, for each place in a window, the view of that place in all windows."""
@@ -33,20 +46,18 @@ class AxisPool(ABC):
         before = (slice(None),) * self.axis
         return [x[(*before, slice(k, k + reach, self.stride))] for k in range(self.size)]
 
-    def blank(self, slope: Array, length: int) -> tuple[Array, list[Array]]:
-        """Return the input's slope, zero where windows overlap or leave gaps, and its taps."""
-        back = self.work.take("back", (*slope.shape[: self.axis], length, *slope.shape[self.axis + 1 :]), slope)
-        if self.stride != self.size or self.stride * self.count != length:
+    def clear(self, back: Array) -> None:
+        """Overwrite the input's slope with zeros where windows overlap or leave gaps."""
+        if self.stride != self.size or self.stride * self.count != back.shape[self.axis]:
             back[...] = 0
-        return back, self.taps(back)
 
     @abstractmethod
-    def reduce(self, x: Array) -> Array:
-        """Return a number for each window."""
+    def reduce(self, x: Array, out: Array, notes: list[Array]) -> None:
+        """Overwrite out with a number for each window, and the notes for backward."""
 
     @abstractmethod
-    def spread(self, slope: Array, length: int) -> Array:
-        """Return the slope of the input, `length` long on this axis; overwrites slope."""
+    def spread(self, slope: Array, back: Array, notes: list[Array], scratch: Take) -> None:
+        """Overwrite back with the slope of the input, and slope with anything."""
 
 
 class AxisMax(AxisPool):
@@ -54,28 +65,29 @@ class AxisMax(AxisPool):
 
     fills = float("-inf")
 
-    def reduce(self, x: Array) -> Array:
-        """Return the maxima and remember, for each place but the first, where it was larger than all before it."""
+    @property
+    def notes(self) -> int:
+        """Return one note for each place but the first: where it was larger than all before it."""
+        return self.size - 1
+
+    def reduce(self, x: Array, out: Array, notes: list[Array]) -> None:
+        """Overwrite out with the maxima and the notes with where each place was larger than all before it."""
         xp, taps = namespace(x), self.taps(x)
-        out = self.work.take("out", taps[0].shape, x)
-        self._later = [self.work.take(f"later {k}", out.shape, x, bool) for k in range(1, self.size)]
         largest = taps[0]
-        for tap, later in zip(taps[1:], self._later, strict=True):
+        for tap, later in zip(taps[1:], notes, strict=True):
             xp.greater(tap, largest, out=later)
             xp.maximum(largest, tap, out=out)
             largest = out
         if largest is not out:
             out[...] = largest
-        return out
 
-    def spread(self, slope: Array, length: int) -> Array:
-        """Return the slopes at the places of the maxima, zeros elsewhere."""
-        xp = namespace(slope)
-        back, taps = self.blank(slope, length)
-        overlap = self.stride < self.size
-        scratch = self.work.take("scratch", slope.shape, slope) if overlap else None
-        for tap, later in zip(taps[:0:-1], reversed(self._later), strict=True):
-            mine = tap if scratch is None else scratch
+    def spread(self, slope: Array, back: Array, notes: list[Array], scratch: Take) -> None:
+        """Overwrite back with the slopes at the places of the maxima, zeros elsewhere."""
+        xp, overlap = namespace(slope), self.stride < self.size
+        self.clear(back)
+        taps = self.taps(back)
+        for tap, later in zip(taps[:0:-1], reversed(notes), strict=True):
+            mine = scratch("mine", slope.shape, slope) if overlap else tap
             xp.multiply(slope, later, out=mine)
             xp.subtract(slope, mine, out=slope)  # what is left belongs to the places before
             if overlap:
@@ -84,7 +96,6 @@ class AxisMax(AxisPool):
             taps[0] += slope
         else:
             taps[0][...] = slope
-        return back
 
 
 class AxisMean(AxisPool):
@@ -92,30 +103,29 @@ class AxisMean(AxisPool):
 
     fills = 0.0
 
-    def reduce(self, x: Array) -> Array:
-        """Return the means."""
-        xp, taps = namespace(x), self.taps(x)
-        out = self.work.take("out", taps[0].shape, x)
+    def reduce(self, x: Array, out: Array, notes: list[Array]) -> None:
+        """Overwrite out with the means."""
+        taps = self.taps(x)
         out[...] = taps[0]
         for tap in taps[1:]:
             out += tap
-        xp.multiply(out, 1 / self.size, out=out)
-        return out
+        namespace(x).multiply(out, 1 / self.size, out=out)
 
-    def spread(self, slope: Array, length: int) -> Array:
-        """Return each window's slope, shared by its places."""
+    def spread(self, slope: Array, back: Array, notes: list[Array], scratch: Take) -> None:
+        """Overwrite back with each window's slope, shared by its places."""
         namespace(slope).multiply(slope, 1 / self.size, out=slope)
-        back, taps = self.blank(slope, length)
-        for tap in taps:
+        self.clear(back)
+        for tap in self.taps(back):
             if self.stride < self.size:
                 tap += slope
             else:
                 tap[...] = slope
-        return back
 
 
 class Pool(Layer):
     """Reduce each window of each channel to one number: (B, H, W, C) -> (B, h, w, C), (B, L, C) -> (B, l, C), or to (B, C)."""
+
+    keeps_output = False
 
     along: type[AxisPool]
     """What is done to one axis."""
@@ -151,26 +161,58 @@ class Pool(Layer):
     def forward(self, x: Array) -> Array:
         """Return a number for each window and channel, in the layer's own buffer."""
         images = x.reshape(len(x), *self.windows.image)
-        if any(self.windows.padding):
-            padded = self.take("padded", (len(x), *self.windows.padded, x.shape[-1]), x)
-            padded[...] = self.along.fills
-            self.windows.inside(padded)[...] = images
-            images = padded
-        for axis in self._axes:
-            images = axis.reduce(images)
-        return images.reshape(len(x), *self._out)
+        channels = x.shape[-1]
+        out = self.take("out", (len(x), *self.windows.counts, channels), x)
+        self._notes = self._take_notes(x, channels)
+        for piece in self._pieces(x):
+            part = self._padded(images[piece])
+            for number, axis in enumerate(self._axes):
+                shape = axis.reduced(part.shape)
+                into = out[piece] if number == len(self._axes) - 1 else self.scratch(f"pooled {number}", shape, x)
+                axis.reduce(part, into, [note[piece] for note in self._notes[number]])
+                part = into
+            if not self._axes:
+                out[piece] = part
+        return out.reshape(len(x), *self._out)
 
     def backward(self, slope: Array) -> Array:
         """Return the slope of the input; overwrites slope."""
-        windows, n = self.windows, len(slope)
-        back = slope.reshape(n, *windows.counts, slope.shape[-1])
-        for axis in reversed(self._axes):
-            back = axis.spread(back, windows.padded[axis.axis - 1])
-        if any(windows.padding):
-            whole = back
-            back = self.take("back", (n, *windows.image), slope)
-            back[...] = windows.inside(whole)
+        windows, n, channels = self.windows, len(slope), slope.shape[-1]
+        slopes = slope.reshape(n, *windows.counts, channels)
+        back = self.context.scratch.slope((n, *windows.image), slope)
+        for piece in self._pieces(slope):
+            part, rows = slopes[piece], piece.stop - piece.start
+            for number, axis in reversed(list(enumerate(self._axes))):
+                shape = (*part.shape[: axis.axis], windows.padded[axis.axis - 1], *part.shape[axis.axis + 1 :])
+                whole = shape == (rows, *windows.image)
+                into = back[piece] if whole and number == 0 else self.scratch(f"spread {number}", shape, slope)
+                axis.spread(part, into, [note[piece] for note in self._notes[number]], self.scratch)
+                part = into
+            if any(windows.padding) or not self._axes:
+                back[piece] = windows.inside(part)
         return back.reshape(n, *self._in)
+
+    def _pieces(self, x: Array) -> Iterator[slice]:
+        """Cut the rows into runs whose memory between the two axes is small; a call costs as much as a passage over 4,000 numbers."""
+        return pieces(x, len(x), math.prod(self.windows.image) // 8)
+
+    def _padded(self, images: Array) -> Array:
+        """Return the images, in scratch memory with padding around them if there is any."""
+        if not any(self.windows.padding):
+            return images
+        padded = self.scratch("padded", (len(images), *self.windows.padded, images.shape[-1]), images)
+        padded[...] = self.along.fills
+        self.windows.inside(padded)[...] = images
+        return padded
+
+    def _take_notes(self, x: Array, channels: int) -> list[list[Array]]:
+        """Return each axis' notes for all rows, in the layer's own memory."""
+        shape: Shape = (len(x), *self.windows.padded, channels)
+        kept = []
+        for axis in self._axes:
+            shape = axis.reduced(shape)
+            kept.append([self.take(f"note {axis.axis} {k}", shape, x, bool) for k in range(axis.notes)])
+        return kept
 
 
 class MaxPool(Pool):

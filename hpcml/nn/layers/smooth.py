@@ -1,6 +1,7 @@
 """Smooth activations: what a neuron passes on changes gradually with its input.
 
-Forward keeps the derivative instead of input and output: it is made while both are in cache, and backward is one product.
+Forward keeps the derivative instead of input and output, over the input if nobody needs it: it is made while both are in cache, and
+backward is one product.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from hpcml.nn.workspace import pieces
 class Smooth(Layer):
     """An activation of each number on its own, given by its curve."""
 
+    keeps_output = False
+
     def build(self, shape: Shape) -> Built:
         """Return the same shape and no parameters."""
         return shape, {}
@@ -27,13 +30,12 @@ class Smooth(Layer):
 
     def forward(self, x: Array) -> Array:
         """Return the activation of x in the layer's own buffer."""
-        out, self._bend = self.take("out", x.shape, x), self.take("bend", x.shape, x)
+        out, self._bend = self.take("out", x.shape, x), x if self.may_overwrite_input else self.take("bend", x.shape, x)
         flat, out_flat, bend_flat = x.reshape(-1), out.reshape(-1), self._bend.reshape(-1)
-        scratch: Array = None
         for piece in pieces(x, flat.size):
-            if scratch is None:
-                scratch = self.take("scratch", (piece.stop,), x)
-            self.curve(flat[piece], out_flat[piece], bend_flat[piece], scratch[: piece.stop - piece.start])
+            bend, scratch = (self.scratch(name, (piece.stop - piece.start,), x) for name in ("bend", "scratch"))
+            self.curve(flat[piece], out_flat[piece], bend, scratch)
+            bend_flat[piece] = bend
         return out
 
     def backward(self, slope: Array) -> Array:
