@@ -53,17 +53,28 @@ def with_checksums(index: Index, required: bool = False) -> Index:
 
 def _with(shard: Shard, entry: dict[str, Any], required: bool) -> Shard:
     """Return a shard with the checksums of its entry in a manifest."""
+    # The tools may take a file whose rows of variable length have names of the user's own to have other rows.
+    plain = all(stored.variable is None for _, stored in shard.fields)
     for what, found, expected in (("bytes", shard.size, entry["bytes"]), ("rows", shard.rows, entry["rows"])):
-        if found != expected:
+        if found != expected and (plain or what == "bytes"):
             raise ShardError(f'{shard.path}: has {found} {what}, its {NAME} says {expected}; {REMEDY}; data.checksums = "off" goes without')
-    fields, block = [], int(entry["block"])
-    for name, stored in shard.fields:
-        hashes = "".join(entry["blocks"].get(name.strip("/"), []))
-        whole = len(hashes) == DIGITS * -(-shard.rows // block)
-        if required and not whole:
-            raise ShardError(f"{shard.path}: field {name!r} has no checksums in {NAME}; {REMEDY}")
-        fields.append((name, dataclasses.replace(stored, block=block, hashes=hashes) if whole else stored))
-    return dataclasses.replace(shard, fields=tuple(fields), sha256=str(entry["sha256"]))
+    fields = tuple((name, _hashed(shard.path, name, stored, entry, required)) for name, stored in shard.fields)
+    return dataclasses.replace(shard, fields=fields, sha256=str(entry["sha256"]))
+
+
+def _hashed(path: str, name: str, stored: Stored, entry: dict[str, Any], required: bool) -> Stored:
+    """Return how a field is stored with its checksums: for rows of variable length, with those of each of their data sets."""
+    if stored.variable is not None:
+        parts = tuple((one, _hashed(path, one, part, entry, required)) for one, part in stored.parts)
+        return dataclasses.replace(stored, parts=parts)
+    found = entry["blocks"].get(name.strip("/"))
+    block, listed = (int(entry["block"]), found) if found else entry.get("others", {}).get(name.strip("/"), (1, []))
+    hashes = "".join(listed)
+    if required and not hashes:
+        raise ShardError(f"{path}: field {name!r} has no checksums in {NAME}; {REMEDY}")
+    if hashes and len(hashes) != DIGITS * -(-stored.rows // block):
+        raise ShardError(f"{path}: field {name!r} has {stored.rows} entries, which is not what {NAME} has checksums of; {REMEDY}")
+    return dataclasses.replace(stored, block=int(block), hashes=hashes) if hashes else stored
 
 
 class Road(Protocol):
@@ -85,13 +96,15 @@ class Checked:
         stored: how the field lies in the file, with its checksums.
         name: of the field, under which the manifest hashed it.
         shape: of a row.
-        rows: of the file.
         passed: (blocks,) bool, those found right so far; it outlives the road.
+        unit: what the numbers of an error count.
     """
 
-    def __init__(self, road: Road, bare: Road, stored: Stored, name: str, shape: tuple[int, ...], rows: int, passed: np.ndarray) -> None:
-        self.road, self.bare, self.stored, self.name, self.shape, self.rows = road, bare, stored, name.strip("/"), shape, rows
-        self.dtype, self.passed = np.dtype(stored.dtype), passed
+    def __init__(
+        self, road: Road, bare: Road, stored: Stored, name: str, shape: tuple[int, ...], passed: np.ndarray, unit: str = "rows"
+    ) -> None:
+        self.road, self.bare, self.stored, self.name, self.shape, self.rows = road, bare, stored, name.strip("/"), shape, stored.rows
+        self.dtype, self.passed, self.unit = np.dtype(stored.dtype), passed, unit
         self.row_bytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
         self._hashes = np.frombuffer(bytes.fromhex(stored.hashes), ">u8")
 
@@ -130,7 +143,7 @@ class Checked:
         rows = scratch("check", count * self.row_bytes).view(self.dtype).reshape(count, *self.shape)
         self.bare.read(first, count, Landing(rows), slice(0, count), scratch)
         if int(row_hashes(self.name, rows, scratch).sum(dtype=np.uint64)) != int(self._hashes[block]):
-            raise ValueError(f"rows {first}:{first + count}{self._address(first)} are not those of {NAME}; {REMEDY}")
+            raise ValueError(f"{self.unit} {first}:{first + count}{self._address(first)} are not those of {NAME}; {REMEDY}")
         self.passed[block] = True
         return rows
 

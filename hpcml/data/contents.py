@@ -35,6 +35,8 @@ class Contents:
         attributes: "name@key" -> its value's repr, for files, groups and data sets; references to objects are left out.
         references: the attributes left out, "name@key".
         chunk: rows of the largest chunk of a row field, 0 where all lie in one piece.
+        others: name -> (rows of a chunk or 0, bytes of an entry, entries) of arrays of numbers that are no row fields: what the
+            manifest hashes beside the rows, so that rows of variable length are checked too.
         variable: groups of rows of variable length, and the names of their data sets there; they are no row fields.
     """
 
@@ -44,6 +46,7 @@ class Contents:
     attributes: dict[str, str]
     references: tuple[str, ...]
     chunk: int = 0
+    others: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     variable: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -95,8 +98,8 @@ def _read_contents(path: Path, file: Any, along: str | None, without: Collection
     file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
     variable = variable_groups(file)
     held = {f"{group}/{name}".lstrip("/") for group, names in variable.items() for name in names}
-    found = {name: item for name, item in found.items() if name not in held}
-    for item in found.values():
+    everything, found = found, {name: item for name, item in found.items() if name not in held}
+    for item in everything.values():
         require_filters(path, item)
     lengths = {name: int(item.shape[0]) for name, item in found.items() if item.shape}
     if along is not None and along.strip("/") not in lengths:
@@ -118,7 +121,15 @@ def _read_contents(path: Path, file: Any, along: str | None, without: Collection
     common = {name: _fingerprint(path, item) for name, item in sorted(found.items()) if name not in fields}
     attributes, references = _attributes(file)
     chunk = max((item.chunks[0] for name, item in found.items() if name in fields and item.chunks), default=0)
-    return Contents(rows, fields, common, attributes, references, int(chunk), variable)
+    others = {name: size for name, item in sorted(everything.items()) if name not in fields and (size := _size(path, item)) is not None}
+    return Contents(rows, fields, common, attributes, references, int(chunk), others, variable)
+
+
+def _size(path: Path, item: Any) -> tuple[int, int, int] | None:
+    """Return (rows of a chunk or 0, bytes of an entry, entries) of an array of numbers, None for anything else."""
+    if not item.shape or not item.size or (dtype := dtype_of(path, item)).kind not in "fiub":
+        return None
+    return int(item.chunks[0]) if item.chunks else 0, int(np.prod(item.shape[1:], dtype=np.int64)) * dtype.itemsize, int(item.shape[0])
 
 
 def _commonest(lengths: list[int]) -> int:

@@ -151,19 +151,27 @@ class Handles:
         stored = dict(shard.fields).get(field.name) or look(Path(shard.path), held.dataset(shard.path, field.name))
         if stored.variable is not None:
             return self._spread(held, shard, field, stored, stored.variable)
+        return self._checked(held, shard, field, stored)
+
+    def _checked(
+        self, held: _Shard, shard: Shard, field: Field, stored: Stored, unit: str = "rows"
+    ) -> Contiguous | Chunked | Library | Checked:
+        """Make the road to a data set, held against its checksums where a manifest has them."""
         road = self._plain(held, shard, field, stored)
         if not stored.hashes:
             return road
         numbers = dataclasses.replace(stored, scale=1.0, shift=0.0, fills=())
         bare = road if stored.is_plain else self._plain(held, shard, field, numbers)
-        blocks = -(-shard.rows // stored.block)
+        blocks = -(-stored.rows // stored.block)
         passed = self._passed.setdefault((shard.path, field.name), np.zeros(blocks, np.bool_))
-        return Checked(road, bare, stored, field.name, field.shape, shard.rows, passed)
+        return Checked(road, bare, stored, field.name, field.shape, passed, unit)
 
     def _spread(self, held: _Shard, shard: Shard, field: Field, stored: Stored, variable: Variable) -> Spread:
         """Make the road to rows of variable length, out of the roads to the data sets that hold them."""
         inner = {
-            name: self._plain(held, shard, Field(name, field.shape[1:] if name == variable.values else (), part.dtype), part)
+            name: self._checked(
+                held, shard, Field(name, field.shape[1:] if name == variable.values else (), part.dtype), part, f"{name!r}, entries"
+            )
             for name, part in stored.parts
         }
         return Spread(field, stored, variable, shard.rows, inner)

@@ -12,8 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hpcml.data.contents import Contents, read_contents, read_rows
-from hpcml.data.rowsum import RowSum
+from hpcml.data.rowsum import RowSum, row_hashes
 from hpcml.data.shards import open_file
 from hpcml.errors import DataError, ShardError
 
@@ -34,7 +36,8 @@ def describe_file(path: Path, along: str | None = None, common: Collection[str] 
 
     Returns:
         bytes, sha256, rows, row_hash, fields (name -> hash of its rows), block (rows of a block),
-        blocks (name -> hash of each block), schema (name -> [row shape, dtype]).
+        blocks (name -> hash of each block), others (name -> [entries of a block, hash of each], for arrays that are no row fields),
+        schema (name -> [row shape, dtype]).
 
     Raises:
         ShardError: naming what cannot be read.
@@ -49,16 +52,45 @@ def describe_file(path: Path, along: str | None = None, common: Collection[str] 
             for name, value in one.plain()["fields"].items():
                 blocks[name].append(value)
             total.merge(one)
-    size, digest = path.stat().st_size, file_sha256(path)
-    return {"bytes": size, "sha256": digest, **total.plain(), "block": block_of(contents), "blocks": blocks, "schema": contents.schema()}
+        others = {name: hash_other(file, path, name, contents) for name in contents.others}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path), **total.plain(), **blocks_plain(contents, blocks, others)}
+
+
+def blocks_plain(contents: Contents, blocks: Mapping[str, list[str]], others: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Return what an entry says of its blocks, and the schema, as plain data."""
+    beside = {name: [other_block(contents, name), hashes] for name, hashes in others.items()}
+    return {"block": block_of(contents), "blocks": blocks, "others": beside, "schema": contents.schema()}
 
 
 def block_of(contents: Contents) -> int:
     """Return the rows of a block of a shard: a power of two times its chunk, so that blocks of rows read together hold whole ones."""
-    block = max(1, contents.chunk)
-    while 2 * block * contents.row_bytes <= BLOCK_BYTES and 2 * block * LEAST_BLOCKS <= contents.rows:
+    return _block(contents.chunk, contents.row_bytes, contents.rows)
+
+
+def other_block(contents: Contents, name: str) -> int:
+    """Return the entries of a block of an array that is no row field."""
+    return _block(*contents.others[name])
+
+
+def _block(chunk: int, row_bytes: int, rows: int) -> int:
+    block = max(1, chunk)
+    while 2 * block * row_bytes <= BLOCK_BYTES and 2 * block * LEAST_BLOCKS <= rows:
         block *= 2
     return block
+
+
+def hash_other(file: Any, path: Path, name: str, contents: Contents) -> list[str]:
+    """Return the hash of each block of an array that is no row field, hashed as rows are.
+
+    Raises:
+        ShardError: naming what cannot be read.
+    """
+    step, entries = other_block(contents, name), contents.others[name][2]
+    sums = []
+    for start in range(0, entries, step):
+        hashes = row_hashes(name, read_rows(file, path, name, start, min(start + step, entries)))
+        sums.append(f"{int(hashes.sum(dtype=np.uint64)):016x}")
+    return sums
 
 
 def row_blocks(contents: Contents) -> list[tuple[int, int]]:

@@ -61,6 +61,7 @@ class Stored:
         chunk: shape of a chunk; empty where there are none.
         filters: the chunks' filters, in the order of writing.
         nbytes: bytes that the field takes in the file.
+        rows: entries of the first axis of a data set; 0 for rows of variable length, which have several.
         sources: the other files of a virtual or external data set.
         scale: number of the file times this ...
         shift: ... plus this is the value (the CF convention), where asked for.
@@ -79,6 +80,7 @@ class Stored:
     chunk: tuple[int, ...] = ()
     filters: tuple[tuple[int, tuple[int, ...]], ...] = ()
     nbytes: int = 0
+    rows: int = 0
     sources: tuple[Source, ...] = ()
     scale: float = 1.0
     shift: float = 0.0
@@ -134,6 +136,7 @@ def look(path: Path, dataset: Any, cf: bool = False, instead: float | None = Non
         "chunk": tuple(map(int, dataset.chunks or ())),
         "filters": filters,
         "nbytes": int(dataset.id.get_storage_size()),
+        "rows": int(dataset.shape[0]),
         "sources": sources,
         **({**conventions(path, dataset, bool(absent)), "instead": instead} if cf else {}),
     }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hpcml.data.contents import Contents, read_contents, read_rows, require_alike
-from hpcml.data.manifest import block_of, file_sha256, row_blocks
+from hpcml.data.manifest import blocks_plain, file_sha256, hash_other, row_blocks
 from hpcml.data.rowsum import RowSum
 from hpcml.data.shards import open_file
 from hpcml.data.variable import check_offsets
@@ -122,12 +122,21 @@ def _check_rows(
             for name, value in one.plain()["fields"].items():
                 blocks[name].append(value)
             total.merge(one)
+        others = {name: hashes for name in contents.others if (hashes := _hash_other(file, path, name, contents, findings))}
     findings.problems += [f"{path}: field {name!r} {what} in {_name_rows(rows)}" for (name, what), rows in bad.items()]
-    if whole:
-        entry = {"block": block_of(contents), "blocks": blocks, "schema": contents.schema()}
-        findings.entry = {"bytes": path.stat().st_size, "sha256": "", **total.plain(), **entry}
-    if whole and known is not None:
-        _compare(path, contents, findings.entry or {}, known, findings)
+    if whole and len(others) == len(contents.others):
+        findings.entry = {"bytes": path.stat().st_size, "sha256": "", **total.plain(), **blocks_plain(contents, blocks, others)}
+    if findings.entry is not None and known is not None:
+        _compare(path, contents, findings.entry, known, findings)
+
+
+def _hash_other(file: Any, path: Path, name: str, contents: Contents, findings: Findings) -> list[str]:
+    """Return the hashes of an array that is no row field, or note where it cannot be read and return none."""
+    try:
+        return hash_other(file, path, name, contents)
+    except ShardError:
+        findings.problems += _unreadable(file, path, name, 0, contents.others[name][2])
+        return []
 
 
 def _check_variable(path: Path, contents: Contents, allow_nan: bool, findings: Findings) -> None:
@@ -230,6 +239,20 @@ def _compare(path: Path, contents: Contents, entry: Mapping[str, Any], known: Ma
         )
         more = f" and {len(spans) - NAMED} more spans" if len(spans) > NAMED else ""
         findings.problems.append(f"{path}: field {name!r}, rows {', '.join(spans[:NAMED])}{more} are not those of the manifest")
+    _compare_others(path, entry, known, findings)
+
+
+def _compare_others(path: Path, entry: Mapping[str, Any], known: Mapping[str, Any], findings: Findings) -> None:
+    """Note the entries of arrays that are no row fields, such as those of sparse rows, which are not those that the manifest knows."""
+    for name, (block, then) in known.get("others", {}).items():
+        if entry["others"].get(name, [block, then]) == [block, then]:
+            continue
+        now = entry["others"][name]
+        same_cut = now[0] == block and len(now[1]) == len(then)
+        spans = [f"{i * block}:{(i + 1) * block}" for i, (a, b) in enumerate(zip(now[1], then, strict=False)) if a != b] if same_cut else []
+        more = f" and {len(spans) - NAMED} more spans" if len(spans) > NAMED else ""
+        where = f", entries {', '.join(spans[:NAMED])}{more}," if spans else ""
+        findings.problems.append(f"{path}: data set {name!r}{where} is not that of the manifest")
 
 
 def _check_bytes(path: Path, known: Mapping[str, Any], findings: Findings) -> None:
