@@ -151,7 +151,7 @@ def _local_steps(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan
 
 
 def _elastic(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan:
-    return Elastic(keys.every, keys.groups or None, keys.moving, way)
+    return Elastic(keys.every, keys.groups or None, keys.moving, way, tuple((step, group) for step, group in keys.losses))
 
 
 def _gossip(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan:

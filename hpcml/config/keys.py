@@ -180,6 +180,7 @@ class SyncConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     outer_nesterov: bool = True
     groups: int = 0
     moving: float = 0.9
+    losses: list[list[int]] = []
     topology: Literal["ring", "torus", "exponential", "one-peer", "pairs", "complete", "directed-ring", "matrix"] = "ring"
     matrix: list[list[float]] = []
     earlier: bool = False

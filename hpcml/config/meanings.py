@@ -93,6 +93,7 @@ MEANINGS = {
     "sync.outer_momentum": "its momentum; `auto`: 1 - 1/V for `block-momentum`, 0.5 for `slow-momentum`, 0.9 for `sgd`",
     "sync.outer_nesterov": "whether `block-momentum` and `sgd` look ahead",
     "sync.groups": "`elastic`: groups that are synchronous inside; 0: one a worker",
+    "sync.losses": "`elastic`: `[[step, group], ...]`, groups that take no part from a step on, as a run did that lost them",
     "sync.moving": "`elastic`: the part of the way that the centre goes to the models' mean",
     "sync.topology": "who mixes with whom: `ring`, `torus`, `exponential`, `one-peer`, `pairs`, `complete`, `directed-ring`, `matrix`",
     "sync.matrix": "`matrix`: a row of weights a worker",

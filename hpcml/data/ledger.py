@@ -47,7 +47,7 @@ class Ledger:
         stop: ... and the row after them.
     """
 
-    NAMES = ("used", "used_rows", "left_out", "left_out_rows", "late", "late_rows")
+    NAMES = ("used", "used_rows", "left_out", "left_out_rows", "late", "late_rows", "lost", "lost_rows")
 
     def __init__(self, start: int, stop: int) -> None:
         self._span = start, stop
@@ -65,8 +65,13 @@ class Ledger:
             sums["late"] = (sums["late"] + late[0]) & MASK
             sums["late_rows"] += late[1]
 
+    def lose(self, ids: int, rows: int) -> None:
+        """Add rows that were dealt to workers that are gone."""
+        self._sums["lost"] = (self._sums["lost"] + ids) & MASK
+        self._sums["lost_rows"] += rows
+
     def vector(self) -> np.ndarray:
-        """Return (7,) uint64 whose sum over all processes `verdict` judges."""
+        """Return (9,) uint64 whose sum over all processes `verdict` judges."""
         return np.array([*self._sums.values(), expected(*self._span)], np.uint64)
 
     def reset(self) -> None:
@@ -89,17 +94,18 @@ def verdict(total: np.ndarray, rows: int, where: str) -> dict[str, Any]:
     """Return what an epoch used, or raise if that was not every row exactly once.
 
     Args:
-        total: (7,) uint64, the sum of all processes' vectors.
+        total: (9,) uint64, the sum of all processes' vectors.
         rows: of the data set.
         where: the epoch in words.
 
     Raises:
         DataError: for rows skipped or seen twice, naming the epoch and both numbers.
     """
-    used, used_rows, left, left_rows, late, late_rows, whole = map(int, total)
-    ids, known = (used + left + late) & MASK, used_rows + left_rows + late_rows
+    used, used_rows, left, left_rows, late, late_rows, lost, lost_rows, whole = map(int, total)
+    ids, known = (used + left + late + lost) & MASK, used_rows + left_rows + late_rows + lost_rows
     if ids != whole or known != rows:
-        parts = [f"{left_rows:,} left out"] * bool(left_rows) + [f"{late_rows:,} too late"] * bool(late_rows)
+        others = {"left out": left_rows, "too late": late_rows, "lost": lost_rows}
+        parts = [f"{count:,} {name}" for name, count in others.items() if count]
         what = f"{' and '.join([f'{used_rows:,} rows used', *parts])}, expected {rows:,}"
         if known == rows:
             what = f"{rows:,} rows used, as expected, but some were skipped and others used twice"
@@ -107,5 +113,5 @@ def verdict(total: np.ndarray, rows: int, where: str) -> dict[str, Any]:
             f"{where}: the ledger does not add up: {what} (sum of ids {ids:016x}, expected {whole:016x});"
             " the weights of this epoch cannot be trusted, go back to the checkpoint before it and report this"
         )
-    dropped = {"rows_too_late": late_rows} if late_rows else {}
+    dropped = {name: count for name, count in (("rows_too_late", late_rows), ("rows_lost", lost_rows)) if count}
     return {"rows_used": used_rows, "rows_left_out": left_rows, **dropped, "ids": f"{used:016x}"}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +91,7 @@ class Sampler:
         self.batch, self.workers, self.seed, self.shuffle = batch, workers, seed, shuffle
         self.block, self.window_rows = block, block * window
         self.own = own
+        self._again = partial(Sampler, shard_rows, batch, seed=seed, shuffle=shuffle, block=block, window=window, own=own)
         self._refuse_misfits(window)
         if shuffle == "none":
             # Nothing is mixed, so that a window is only what is read at once: a few batches, since each window costs about 0.3 ms.
@@ -99,6 +101,10 @@ class Sampler:
         self._first_block = np.concatenate([[0], np.cumsum(-(-np.diff(self._edges) // block))]).astype(np.int64)
         self._starts = np.cumsum([0, *(self.total(worker) for worker in range(workers))])
         self._plan: _Plan | None = None
+
+    def among(self, workers: int) -> Sampler:
+        """Return the sampler that deals the same rows, in batches of the same size, to another number of workers."""
+        return self._again(workers=workers)
 
     def step_rows(self, step: int) -> int:
         """Return B_s, the rows of one step over all workers.

@@ -5,12 +5,13 @@ Letters: V workers in G groups, x a group's model, c the centre, b the moving ra
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
-from hpcml.arrays import Array, namespace, span, spans
+from hpcml.arrays import Array, namespace, spans
 from hpcml.comm.alone import Alone
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.errors import ConfigError
@@ -36,6 +37,7 @@ class Elastic:
         groups: G; left out, V.
         moving: b, the part of the way that the centre goes to the models' mean.
         sum: how to sum inside groups and between them.
+        losses: (step, group) pairs: from this step on the run goes on without the group, as a run did that lost it.
 
     References:
         Zhang, Choromanska and LeCun, Deep learning with elastic averaging SGD, NIPS 2015;
@@ -46,6 +48,7 @@ class Elastic:
     groups: int | None = None
     moving: float = 0.9
     sum: Sum = field(default_factory=ExactTree)
+    losses: tuple[tuple[int, int], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a period below one step, no group, and a centre that would not move."""
@@ -69,9 +72,28 @@ class Elastic:
         if groups > 1 and self.moving >= most:
             text = f"sync.moving is {self.moving}; with {groups} groups centre and models swing apart from {most:.4g} on"
             raise everywhere(ConfigError(f"{text}; take 0.9, or anything below"))
+        self._refuse_losses(groups)
         if groups == 1:
             return EveryStep(self.sum).start(arena, nodes, workers, rule)
         return _Running(self, arena, nodes, workers, groups, rule)
+
+    def _refuse_losses(self, groups: int) -> None:
+        """Refuse losses of groups that do not exist, of all, and a centre that the groups left could not hold."""
+        named = {group for _, group in self.losses}
+        if not named:
+            return
+        if len(named) < len(self.losses) or min(named) < 0 or max(named) >= groups or min(step for step, _ in self.losses) < 0:
+            text = f"sync.losses is {[list(pair) for pair in self.losses]}, there are groups 0 to {groups - 1}"
+            raise everywhere(ConfigError(f"{text}; name each lost group once, after the first step without it"))
+        if len(named) == groups:
+            raise everywhere(ConfigError(f"sync.losses names all {groups} groups; one must stay"))
+        if self.moving >= LOSABLE:
+            text = f"sync.moving is {self.moving}; with one group left centre and model would swing apart from {LOSABLE:g} on"
+            raise everywhere(ConfigError(f"{text}; take 0.9, or anything below"))
+
+
+LOSABLE = 1.0
+"""The moving rate below which any number of groups, even one, stays with the centre: 2 / (1 + 1 / G) for G = 1."""
 
 
 class _Group:
@@ -95,19 +117,53 @@ class _Group:
 
 class _Running(Quiet):
     def __init__(self, plan: Elastic, arena: Arena, nodes: Nodes, workers: int, groups: int, rule: Rule) -> None:
-        self.arena, self.every, self.pull = arena, plan.every, plan.moving / groups
-        comm, cut = nodes.order, spans(workers, groups)
-        hosted = span(workers, comm.size, comm.rank)
-        self.groups = _host_groups(comm, workers, cut, plan, arena, rule)
+        self.arena, self.plan = arena, plan
+        self.comm, self.cut, self.runs = nodes.order, dict(enumerate(spans(workers, groups))), spans(workers, nodes.order.size)
+        hosted, cut = self.runs[self.comm.rank], self.cut
+        self.groups = _host_groups(self.comm, workers, list(cut.values()), plan, arena, rule)
         self.group_of = {w: g for g in self.groups for w in range(max(cut[g].start, hosted.start), min(cut[g].stop, hosted.stop))}
-        tellers = _tellers(comm, workers, cut)
-        self.between = plan.sum.among(comm, tellers, arena)
-        self.tails = TreeSum(comm, groups, 0, len(Tail), np.float64, runs=tellers)
-        self.centre, self.drift = self.between.vector(), arena.vector()
+        self.numbers = [number for number, group in cut.items() for _ in range(group.start, group.stop)]
+        self.losses = {group: step for step, group in plan.losses}
+        self._tie()
+        self.centre, self.drift = arena.vector(), arena.vector()
         self.centre[:] = arena.data
         self.measured = {worker: Measured() for worker in self.group_of}
-        self.comm = comm
         arena.point(data=self.centre)
+
+    def _tie(self) -> None:
+        """Make the sums and the springs between the groups that there are."""
+        self.pull = self.plan.moving / len(self.cut)
+        tellers = _tellers(self.runs, list(self.cut.values()))
+        self.between = self.plan.sum.among(self.comm, tellers, self.arena)
+        self.tails = TreeSum(self.comm, len(self.cut), 0, len(Tail), np.float64, runs=tellers)
+
+    def lost(self, worker: int, step: int) -> bool:
+        return bool(self.losses) and self.losses.get(self.numbers[worker], step + 1) <= step
+
+    def lose(self, losses: Iterable[tuple[int, int]]) -> None:
+        """Go on without groups, each from a step on; one that is lost already is gone from the earlier step on."""
+        for step, group in losses:
+            self.losses[group] = min(step, self.losses.get(group, step))
+
+    def part(self, step: int) -> None:
+        """Let go of the groups that take no part from this step on; centre and other models stay as they are."""
+        gone = [group for group in self.cut if self.losses.get(group, step + 1) <= step]
+        if gone:
+            for group in gone:
+                del self.cut[group]
+                self.groups.pop(group, None)
+            self.measured = {worker: each for worker, each in self.measured.items() if self.group_of[worker] in self.groups}
+            self.group_of = {worker: group for worker, group in self.group_of.items() if group in self.groups}
+            self._tie()
+
+    @property
+    def losable(self) -> bool:
+        return bool(self.losses)
+
+    def take_tails(self) -> None:
+        """Note that the tails since the last meeting, as `consensus` gave them, are counted: no later meeting brings them again."""
+        for group in self.groups.values():
+            group.sums.fill(0)
 
     def enter(self, worker: int) -> None:
         group = self.groups[self.group_of[worker]]
@@ -117,10 +173,16 @@ class _Running(Quiet):
         self.groups[self.group_of[worker]].reducer.add()
         self.measured[worker].add_step()
 
+    def meets(self, step: int) -> bool:
+        """Return whether the groups meet after this step."""
+        return (step + 1) % self.plan.every == 0
+
     def exchange(self, step: int) -> np.ndarray | None:
+        if self.losses:
+            self.part(step)
         for group in self.groups.values():
             group.step(step)
-        return self._sum_drifts() if (step + 1) % self.every == 0 else None
+        return self._sum_drifts() if self.meets(step) else None
 
     def update(self, step: int, sums: np.ndarray) -> None:
         for group in self.groups.values():
@@ -196,9 +258,8 @@ def _host_groups(comm: Communicator, workers: int, cut: list[slice], plan: Elast
     return found
 
 
-def _tellers(comm: Communicator, workers: int, cut: list[slice]) -> list[slice]:
-    """Return for each rank the groups whose first worker it hosts: a run, perhaps empty."""
-    runs = spans(workers, comm.size)
+def _tellers(runs: list[slice], cut: list[slice]) -> list[slice]:
+    """Return for each rank, which hosts a run of workers, the groups whose first worker it hosts: a run, perhaps empty."""
     firsts = [group.start for group in cut]
     edges = [*(sum(first < run.start for first in firsts) for run in runs), len(firsts)]
     return [slice(a, b) for a, b in pairwise(edges)]

@@ -44,6 +44,13 @@ class Synchroniser(Protocol):
     def drops(self, worker: int, step: int) -> bool:
         """Return whether what this worker would find at this step comes too late to count; it is then not even computed."""
 
+    @property
+    def losable(self) -> bool:
+        """Return whether workers may be gone before the run ends: then no sum may wait for one beyond an epoch's end."""
+
+    def lost(self, worker: int, step: int) -> bool:
+        """Return whether this worker takes no part in this step, and in none after it, because its group is gone."""
+
     def ready(self, span: slice) -> None:
         """Take note that backward has completed this span of the worker's gradient, and all behind it."""
 
@@ -78,8 +85,17 @@ class Synchroniser(Protocol):
 class Quiet:
     """What most synchronisers have nothing to say to: empty methods for them to inherit."""
 
+    @property
+    def losable(self) -> bool:
+        """Return False: workers stay to the end."""
+        return False
+
     def drops(self, worker: int, step: int) -> bool:
         """Return False: every worker counts."""
+        return False
+
+    def lost(self, worker: int, step: int) -> bool:
+        """Return False: every worker stays."""
         return False
 
     def ready(self, span: slice) -> None:

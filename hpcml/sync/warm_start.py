@@ -57,6 +57,13 @@ class _Running:
     def drops(self, worker: int, step: int) -> bool:
         return self.now.drops(worker, step)
 
+    @property
+    def losable(self) -> bool:
+        return self.now.losable
+
+    def lost(self, worker: int, step: int) -> bool:
+        return self.now.lost(worker, step)
+
     def ready(self, span: slice) -> None:
         self.now.ready(span)
 

@@ -41,6 +41,10 @@ class Audit:
         """Enter the rows of a batch that was used as too late after all: its worker's gradient came when others had closed the step."""
         self._ledger.add(-batch.ids, -len(batch.rows), late=(batch.ids, len(batch.rows)))
 
+    def lose(self, batch: Batch) -> None:
+        """Enter the rows of a batch whose worker is gone."""
+        self._ledger.lose(batch.ids, len(batch.rows))
+
     def close(self, where: str) -> list[str]:
         """Judge the epoch that ends, on every rank, tell the data of its end, and return what there is to say of shards left out.
 

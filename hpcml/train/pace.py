@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from hpcml.sync.server import OwnPacePlan, Record
 from hpcml.sync.server.deal import Portion
 from hpcml.sync.server.placement import Placement
 from hpcml.train.recorder import write_whole
+from hpcml.train.saving import lost_so_far
 
 if TYPE_CHECKING:
     from hpcml.train.trainer import Trainer
@@ -29,20 +32,35 @@ class LockStep:
 
     def __init__(self, data: ShardedDataset, sampler: Sampler, hosted: range, **loading: Any) -> None:
         self.loader = Loader(data, sampler, hosted, **loading)
+        self.sampler, self.dealt = sampler, list(range(sampler.workers))
+        self._make, self._hosted = partial(Loader, data, **loading), hosted
 
     def run_epoch(self, trainer: Trainer) -> None:
         """Take the steps of an epoch, from the trainer's position on."""
+        self._deal(trainer)
         with closing(self.loader.batches(trainer.epoch, trainer.position)) as epoch:
             for batches in epoch:
+                if len(self.dealt) < trainer.workers:
+                    batches = [replace(batch, worker=self.dealt[batch.worker]) for batch in batches]
                 trainer.step(batches)
                 trainer.position += 1
                 trainer.save_on_the_way()
                 for hook in trainer.hooks:
                     hook.after_step(trainer)
 
+    def _deal(self, trainer: Trainer) -> None:
+        """Deal an epoch's rows to the workers that were there at the end of the one before; the batch stays as large."""
+        last = trainer.epoch * self.sampler.steps - 1
+        dealt = [worker for worker in range(trainer.workers) if not trainer.sync.lost(worker, last)]
+        if len(dealt) < len(self.dealt):
+            waited, self.dealt = self.loader.waited, dealt
+            self.sampler = trainer.sampler.among(len(dealt))
+            self.loader = self._make(sampler=self.sampler, workers=[place for place, worker in enumerate(dealt) if worker in self._hosted])
+            self.loader.waited, trainer.loader = waited, self.loader
+
     def measured(self, trainer: Trainer) -> dict[str, Any]:
-        """Return nothing to be added to a summary."""
-        return {}
+        """Return which groups the run has lost, to be added to a summary."""
+        return lost_so_far(trainer)
 
     def close(self, trainer: Trainer) -> None:
         """Do nothing: this pace holds nothing of the world."""

@@ -110,11 +110,21 @@ def save(trainer: Trainer, saving: Saving) -> str:
         "row_shape": trainer.model.shape,
         "layout": trainer.model.arena.layout(),
         "weights_sha256": digest,
+        **lost_so_far(trainer),
     }
-    workers = {worker: trainer.sync.worker_state(worker) for worker in trainer.hosted}
+    hosted = [worker for worker in trainer.hosted if not trainer.sync.lost(worker, trainer.count)]
+    workers = {worker: trainer.sync.worker_state(worker) for worker in hosted}
     shared = {"weights": weights, **trainer.sync.shared_state()}
     checkpoint.save(Path(saving.folder), trainer.comm, manifest, shared, workers, saving.keep)
     return digest
+
+
+def lost_so_far(trainer: Trainer) -> dict[str, list[list[int]]]:
+    """Return {"losses": [[step, group], ...]}, the groups that a run has lost until now, as sync.losses takes them; {} if it has none."""
+    if not trainer.sync.losable:
+        return {}
+    losses = [[step, group] for group, step in sorted(trainer.sync.losses.items()) if step <= trainer.count]
+    return {"losses": losses} if losses else {}
 
 
 def go_on(trainer: Trainer, found: Checkpoint) -> None:
@@ -124,10 +134,15 @@ def go_on(trainer: Trainer, found: Checkpoint) -> None:
         CheckpointError: on every rank, naming each setting that differs from the checkpoint's, or the file that cannot be read.
     """
     require_same_run(trainer.identity, found)
+    if found.manifest.get("losses"):
+        trainer.sync.lose(map(tuple, found.manifest["losses"]))
+        trainer.sync.part(found.step)
     with trainer.comm.together():
         device = trainer.model.arena.device
         restore(trainer.sync.shared_state(), found.shared(), device)
         for worker in trainer.hosted:
+            if trainer.sync.lost(worker, found.step):
+                continue
             restore(trainer.sync.worker_state(worker), found.worker(worker), device)
     trainer.sync.settle()
     then, now = found.manifest["conditions"], conditions()

@@ -125,6 +125,9 @@ class Trainer:
     def step(self, batches: list[Batch]) -> None:
         """Take one step: each hosted worker's gradient, what the synchroniser makes of all workers', the update."""
         for batch in batches:
+            if self.sync.lost(batch.worker, self.count):
+                self.audit.lose(batch)
+                continue
             self.sync.enter(batch.worker)
             self.differentiate(batch)
             for hook in self.hooks:
@@ -189,6 +192,9 @@ class Trainer:
         self._require_no_fault(pending)
         self.notes += self.audit.close(f"epoch {self.epoch}")
         seen = metrics(self.meter.close_epoch(pending), self.loss)
+        if self.sync.losable:
+            self.meter.add(pending)
+            self.sync.take_tails()
         self.metrics = {f"train_{name}": value for name, value in seen.items()}
         judge = judge_of(self)
         if self.test is not None:

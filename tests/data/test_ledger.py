@@ -82,6 +82,17 @@ def test_rows_that_came_too_late_are_accounted_for_but_not_used():
         verdict(ledger.vector(), 10, "epoch 3")
 
 
+def test_rows_of_workers_that_are_gone_are_accounted_for_as_lost():
+    ledger = Ledger(0, 10)
+    ids = mix(np.arange(10))
+    ledger.add(int(ids[:6].sum()), 6)
+    ledger.lose(int(ids[6:].sum()), 4)
+    assert verdict(ledger.vector(), 10, "epoch 3") | {"ids": ""} == {"rows_used": 6, "rows_left_out": 0, "rows_lost": 4, "ids": ""}
+    ledger.lose(int(ids[7]), 1)
+    with pytest.raises(DataError, match="6 rows used and 5 lost, expected 10"):
+        verdict(ledger.vector(), 10, "epoch 3")
+
+
 def test_a_checkpoint_of_before_rows_could_be_late_is_read():
     ledger = Ledger(0, 4)
     ledger.restore({"used": "a", "used_rows": "2", "left_out": "0", "left_out_rows": "0"})

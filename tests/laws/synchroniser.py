@@ -133,6 +133,8 @@ class Job:
         counted = []
         for step in range(first, last):
             for worker in self.hosted:
+                if self.sync.lost(worker, step):
+                    continue
                 self.sync.enter(worker)
                 self._differentiate(step, worker)
                 self.sync.leave(worker, step)

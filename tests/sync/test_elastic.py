@@ -78,6 +78,46 @@ def test_centre_and_models_keep_their_sum_and_the_centre_goes_the_moving_part_of
     np.testing.assert_allclose(after, (1 - moving) * c + moving * x.mean(axis=0), rtol=1e-10, atol=1e-12)
 
 
+def test_when_groups_are_lost_centre_and_models_stay_and_the_springs_are_those_of_the_groups_left():
+    moving, every, cut, losses = 0.7, 2, spans(V, 3), ((3, 1), (5, 2))
+    run, judge = job(Elastic(every, 3, moving, losses=losses)), job(EveryStep())
+    centre = run.sync.shared_state()["centre"].copy()
+    x = {number: centre.copy() for number in range(3)}
+    for step in range(9):
+        x = {number: one for number, one in x.items() if (number, step) not in ((1, 3), (2, 5))}
+        x = {number: one - RATE * mean_gradient(judge, step, cut[number], one) for number, one in x.items()}
+        if (step + 1) % every == 0:
+            before = centre + sum(x.values())
+            pull = {number: moving / len(x) * (one - centre) for number, one in x.items()}
+            x, centre = {number: one - pull[number] for number, one in x.items()}, centre + sum(pull.values())
+            np.testing.assert_allclose(centre + sum(x.values()), before, rtol=1e-12)
+        run.steps(step, step + 1)
+        np.testing.assert_allclose(run.weights(), centre, rtol=1e-11, atol=1e-13)
+        for number, one in x.items():
+            np.testing.assert_allclose(run.sync.worker_state(cut[number].start)["data"], one, rtol=1e-11, atol=1e-13)
+
+
+def test_losses_have_the_same_bits_on_any_number_of_ranks(on_every_rank):
+    plan = Elastic(2, 3, losses=((4, 0),))
+    alone = job(plan)
+    alone.steps(0, 7)
+    expected = alone.weights()
+
+    def program(comm):
+        mine = job(plan, comm=comm)
+        mine.steps(0, 7)
+        np.testing.assert_array_equal(mine.weights(), expected)
+
+    on_every_rank(program)
+
+
+def test_a_loss_after_the_end_changes_nothing():
+    one, other = job(Elastic(2, 3, losses=((5, 1),))), job(Elastic(2, 3))
+    one.steps(0, 5)
+    other.steps(0, 5)
+    np.testing.assert_array_equal(one.weights(), other.weights())
+
+
 def test_one_group_is_synchronous_sgd_to_the_bit(on_every_rank):
     def program(comm):
         rule = SGD(RATE, momentum=0.9)
