@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 
 from hpcml.config.keys import Config, ModelConfig, OptimizerConfig, RateConfig, ServerConfig, SyncConfig, TrainConfig, as_toml
+from hpcml.config.losses import loss_contradictions
 from hpcml.errors import ConfigError
 
 _RANGES = {
@@ -226,8 +227,7 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield "sync.slow and sync.arrivals say who comes last, which means nothing without sync.spare; set it, or leave them out"
     if config.sync.slow and config.sync.arrivals:
         yield "sync.arrivals records who comes last, and sync.slow says it; give one of them"
-    if config.sync.losses:
-        yield from _loss_contradictions(config)
+    yield from loss_contradictions(config)
     if config.rate.recipe != "none" and not config.rate.base_batch:
         text = f'rate.recipe = "{config.rate.recipe}" scales the rate from the batch that it was found for'
         yield f"{text}; set rate.base_batch to that"
@@ -237,16 +237,6 @@ def _contradictions(config: Config) -> Iterator[str]:
         for key in unused.get(chosen, ()):
             if flat[f"{section}.{key}"] != defaults[key]:
                 yield f'{section}.{key} means nothing to "{chosen}"; leave it out, or set it to {as_toml(defaults[key])}'
-
-
-def _loss_contradictions(config: Config) -> Iterator[str]:
-    if any(len(pair) != 2 for pair in config.sync.losses):
-        yield f"sync.losses is {config.sync.losses}; give a list of [step, group], as a run's summary.json tells them"
-    if config.sync.warm_epochs:
-        yield "sync.losses: groups can be lost where there are groups from the first step on; leave sync.warm_epochs out"
-    if config.data.on_corrupt != "stop":
-        text = f'rows are counted as lost or, with data.on_corrupt = "{config.data.on_corrupt}", as left out, not both'
-        yield f'sync.losses: {text}; set that to "stop"'
 
 
 def _own_rule_contradictions(config: Config) -> Iterator[str]:

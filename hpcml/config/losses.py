@@ -1,0 +1,20 @@
+"""What must hold where groups of workers may be lost, or were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hpcml.config.keys import Config
+
+
+def loss_contradictions(config: Config) -> Iterator[str]:
+    """Yield what keeps a run from going on without the groups that sync.losses names."""
+    if not config.sync.losses:
+        return
+    if any(len(pair) != 2 for pair in config.sync.losses):
+        yield f"sync.losses is {config.sync.losses}; give a list of [step, group], as a run's summary.json tells them"
+    if config.sync.warm_epochs:
+        yield "sync.losses: groups can be lost where there are groups from the first step on; leave sync.warm_epochs out"
+    if config.data.on_corrupt != "stop":
+        text = f'rows are counted as lost or, with data.on_corrupt = "{config.data.on_corrupt}", as left out, not both'
+        yield f'sync.losses: {text}; set that to "stop"'
