@@ -1,6 +1,6 @@
 """The part of the exact tree that crosses ranks, by one of two roads with the same bits.
 
-whole    up the tree to rank 0 in about log P rounds, then one broadcast: few messages, for short vectors
+whole    up the tree to the first holder in about log P rounds, then one broadcast: few messages, for short vectors
 sliced   rank r gathers everybody's partial sums of slice r, adds them in tree order, and the slices go around a ring:
 2 n (P - 1) / P elements sent by a rank that holds one subtree, for long vectors
 """
@@ -13,7 +13,7 @@ from typing import Any
 from hpcml.arrays import Array, spans
 from hpcml.comm.communicator import Communicator
 from hpcml.comm.schedules import ring_gather
-from hpcml.sync.tree import Node, additions, crossings, subtrees
+from hpcml.sync.tree import Node, additions, crossings, hosts, subtrees
 
 SLICED_FROM = 16_384
 """Elements of a slice from which slicing pays: below, the P - 1 messages cost more than their bytes."""
@@ -40,7 +40,8 @@ def crossing(comm: Communicator, runs: list[slice], length: int, dtype: Any, xp:
 
 
 def whole(comm: Communicator, runs: list[slice], length: int, dtype: Any, xp: Any) -> Crossing:
-    """Return the road of whole vectors: up to rank 0, then a broadcast."""
+    """Return the road of whole vectors: up to the rank that holds leaf 0, then a broadcast."""
+    first = hosts(runs)[0]
     steps = [step for step in crossings(runs) if comm.rank in step[2:]]
     came = xp.zeros(length, dtype)
 
@@ -55,7 +56,7 @@ def whole(comm: Communicator, runs: list[slice], length: int, dtype: Any, xp: An
                 comm.exchange(None, None, came, sender)
                 partial[left] += came
             partial[left[0], right[1]] = partial[left]
-        comm.broadcast(root)
+        comm.broadcast(root, first)
 
     return run
 

@@ -49,6 +49,8 @@ def test_rows_of_the_lost_group_are_lost_in_its_epoch_and_dealt_to_the_others_fr
 
 def test_a_loss_before_the_first_step_is_a_run_of_the_others(job):
     job.train(1, "run", *GROUPS, "sync.losses=[[0, 0]]").check()
+    job.train(2, "two", *GROUPS, "sync.losses=[[0, 0]]").check()
+    assert job.digest("two") == job.digest("run")
     first, *rest = ledgers(job, "run")
     assert first["rows_used"] + first["rows_lost"] == sum(LENGTHS)
     assert all(epoch["rows_used"] == sum(LENGTHS) for epoch in rest)
