@@ -14,7 +14,7 @@ from hpcml.errors import DataError
 
 def entered(shares, rows):
     """Return the sum of the vectors of some processes, each of which used one of the shares."""
-    total = np.zeros(7, np.uint64)
+    total = np.zeros(9, np.uint64)
     for rank, share in enumerate(shares):
         own = span(rows, len(shares), rank)
         ledger = Ledger(own.start, own.stop)
