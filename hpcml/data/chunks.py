@@ -91,17 +91,33 @@ class Chunked:
         """Decode a band, or take the one that was kept, and lay some of its rows out."""
         size = self.chunk[0]
         there = min(size, self.rows - band * size)
-        out = self._straight(landing, place) if (first, last) == (0, size) else None
+        key = self.plain.file.path, self.name, band
+        held, left = self.bands.take(key)
+        out = self._straight(landing, place) if held is None and (first, last) == (0, size) else None
         if out is not None:
             self._decode(band, out, scratch)
             return
-        key = self.plain.file.path, self.name, band
-        held, left = self.bands.take(key)
         if held is None:
             held, left = self._decoded(band, size, last - first < there, scratch), there
         deliver(held[first:last], landing.array, place, self.plain.stored)
         if left > last - first:
             self.bands.keep(key, held, left - (last - first))
+
+    def sample(self, row: int) -> np.ndarray:
+        """Return the first row of the band of a row that is wanted soon, as it lies there, (1, *row); a band that is decoded is kept.
+
+        Raises:
+            OSError, ValueError: as `read` raises them.
+        """
+        size = self.chunk[0]
+        band = row // size
+        if self.whole_rows and not self.undo.filters:
+            first = np.empty((1, *self.plain.shape), self.plain.dtype)
+            self.plain.file.read([first], int(self.table.offsets[band]), first.nbytes)
+            return first
+        held = self._decoded(band, size, True, Scratch())
+        self.bands.keep((self.plain.file.path, self.name, band), held, min(size, self.rows - band * size))
+        return held[:1]
 
     def _straight(self, landing: Landing, place: slice | np.ndarray) -> np.ndarray | None:
         """Return the caller's own memory as bytes where a chunk can be decoded right into it."""

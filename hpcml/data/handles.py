@@ -76,7 +76,7 @@ class Handles:
             ShardError: for a changed file or a block that cannot be read, naming file, field, rows and address.
         """
         try:
-            road, scratch = self._road(shard, field), self._borrow()
+            road, scratch = self._road(shard, field, start), self._borrow()
             road.read(start, count, landing, place, scratch)
             self._free.append(scratch)
         except ShardError:
@@ -88,7 +88,7 @@ class Handles:
     def announce(self, shard: Shard, field: Field, start: int, count: int) -> None:
         """Tell the system that rows of a field (one data set) will be read soon; what is wrong with them, the read will say."""
         with contextlib.suppress(ShardError, OSError, RuntimeError, ValueError, OverflowError, MemoryError):
-            self._road(shard, field).announce(start, count)
+            self._road(shard, field, start).announce(start, count)
 
     def close(self) -> None:
         """Close every file as soon as no thread reads from it; the next read opens what it needs again."""
@@ -110,8 +110,8 @@ class Handles:
         with self._counting:
             self.bytes_read += nbytes
 
-    def _road(self, shard: Shard, field: Field) -> Road:
-        """Return the road to a field, opening the file where it is not open."""
+    def _road(self, shard: Shard, field: Field, row: int) -> Road:
+        """Return the road to a field of which a row is wanted, opening the file where it is not open."""
         with self._lock:
             held, now = self._open.get(shard.path), time.monotonic()
             if held is None or now - held.checked > RECHECK_SECONDS:
@@ -124,7 +124,7 @@ class Handles:
             self._open.move_to_end(shard.path)
             if field.name not in held.roads:
                 shown = held
-                held.roads[field.name] = self._roomy(lambda: self._make(shown, shard, field))
+                held.roads[field.name] = self._roomy(lambda: self._make(shown, shard, field, row))
             return held.roads[field.name]
 
     def _opened(self, shard: Shard) -> _Shard:
@@ -146,22 +146,22 @@ class Handles:
                 self._open.popitem(last=False)
         return make()
 
-    def _make(self, held: _Shard, shard: Shard, field: Field) -> Road:
+    def _make(self, held: _Shard, shard: Shard, field: Field, row: int) -> Road:
         """Make the road to a field, checked where a manifest knows its rows."""
         stored = dict(shard.fields).get(field.name) or look(Path(shard.path), held.dataset(shard.path, field.name))
         if stored.variable is not None:
             return self._spread(held, shard, field, stored, stored.variable)
-        return self._checked(held, shard, field, stored)
+        return self._checked(held, shard, field, stored, row=row)
 
     def _checked(
-        self, held: _Shard, shard: Shard, field: Field, stored: Stored, unit: str = "rows"
+        self, held: _Shard, shard: Shard, field: Field, stored: Stored, unit: str = "rows", row: int = 0
     ) -> Contiguous | Chunked | Library | Checked:
-        """Make the road to a data set, held against its checksums where a manifest has them."""
-        road = self._plain(held, shard, field, stored)
+        """Make the road to a data set of which a row is wanted, held against its checksums where a manifest has them."""
+        road = self._plain(held, shard, field, stored, row)
         if not stored.hashes:
             return road
         numbers = dataclasses.replace(stored, scale=1.0, shift=0.0, fills=())
-        bare = road if stored.is_plain else self._plain(held, shard, field, numbers)
+        bare = road if stored.is_plain else self._plain(held, shard, field, numbers, row)
         blocks = -(-stored.rows // stored.block)
         passed = self._passed.setdefault((shard.path, field.name), np.zeros(blocks, np.bool_))
         return Checked(road, bare, stored, field.name, field.shape, passed, unit)
@@ -176,8 +176,8 @@ class Handles:
         }
         return Spread(field, stored, variable, shard.rows, inner)
 
-    def _plain(self, held: _Shard, shard: Shard, field: Field, stored: Stored) -> Contiguous | Chunked | Library:
-        """Make the road to a data set whose rows have one length."""
+    def _plain(self, held: _Shard, shard: Shard, field: Field, stored: Stored, row: int = 0) -> Contiguous | Chunked | Library:
+        """Make the road to a data set whose rows have one length, and of which a row is wanted."""
         if stored.road not in (CONTIGUOUS, CHUNKED):
             dataset = held.dataset(shard.path, field.name)
             require_filters(Path(shard.path), dataset)
@@ -188,22 +188,22 @@ class Handles:
         dataset = held.dataset(shard.path, field.name)
         with self._turn:
             road = Chunked(plain, int(dataset.shape[0]), ChunkTable(dataset), self._bands, field.name)
-            if self._agrees(road, dataset):
+            if self._agrees(road, dataset, row):
                 return road
         return Library(dataset, held.hdf5, stored, self._count, self._turn)
 
-    def _agrees(self, road: Chunked, dataset: Any) -> bool:
-        """Return whether a chunk decoded here is what h5py makes of it: asked once for each chain of filters and dtype."""
+    def _agrees(self, road: Chunked, dataset: Any, row: int) -> bool:
+        """Return whether the chunk of a wanted row decoded here is what h5py makes of it: asked once a chain of filters and dtype."""
         chain = road.undo.filters, road.plain.stored.dtype
         if chain in self._trusted:
             return True
-        row = np.empty((1, *road.plain.shape), road.plain.dtype)
+        first = row // road.chunk[0] * road.chunk[0]
         try:
-            theirs = dataset[:1]
-            road.read(0, 1, Landing(row), slice(0, 1), Scratch())
+            theirs = dataset[first : first + 1]
+            ours = road.sample(row)
         except (OSError, RuntimeError, ValueError):
             return True  # damaged, or a filter that h5py lacks: the read itself will say so
-        same = row.tobytes() == theirs.tobytes() or not road.plain.stored.is_plain
+        same: bool = ours.tobytes() == theirs.tobytes() or not road.plain.stored.is_plain
         self._trusted |= {chain} if same else set()
         return same
 

@@ -29,8 +29,8 @@ STAGING_BYTES = 1 << 20
 
 
 COLUMN_ROW_BYTES, COLUMN_BYTES = 16, 1 << 17
-"""A field of such short rows (a target, a weight) that is no longer than this in its file is read whole, once, and kept
-while the file is open: its rows of one block would be a read of a few hundred bytes each."""
+"""A field of such short rows (a target, a weight) that is no longer than this in its file is kept while the file is open, and
+each of its rows is read once: the rows of one block are a read of a few hundred bytes each."""
 
 
 class Landing:
@@ -137,8 +137,8 @@ class Contiguous:
         self.file, self.shape, self.stored, self.count = file, field.shape, stored, count
         self.dtype = np.dtype(stored.dtype)
         self.row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-        self._column: np.ndarray | None = None
-        self._is_column = stored.road == CONTIGUOUS and self.row_bytes <= COLUMN_ROW_BYTES and stored.nbytes <= COLUMN_BYTES
+        is_short = stored.road == CONTIGUOUS and self.row_bytes <= COLUMN_ROW_BYTES and stored.nbytes <= COLUMN_BYTES
+        self._column = Column(self) if is_short else None
 
     def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
         """Read rows start to start + count - 1 to their places in the landing.
@@ -147,19 +147,14 @@ class Contiguous:
             OSError: for a read that fails.
             ValueError: for a file that ends too early.
         """
-        if self._is_column:
-            if self._column is None:
-                self.count(self.stored.nbytes)
-                column = np.empty(self.stored.nbytes, np.uint8)
-                self.file.read([column], self.stored.offset, column.nbytes)
-                self._column = column.view(self.dtype).reshape(-1, *self.shape)
-            deliver(self._column[start : start + count], landing.array, place, self.stored)
+        if self._column is not None:
+            deliver(self._column.rows(start, count), landing.array, place, self.stored)
             return
         self.read_at(self.stored.offset + start * self.row_bytes, count, landing, place, scratch)
 
     def announce(self, start: int, count: int) -> None:
         """Tell the system that rows will be read soon."""
-        if not self._is_column:
+        if self._column is None:
             self.file.announce(self.stored.offset + start * self.row_bytes, count * self.row_bytes)
 
     def read_at(self, offset: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
@@ -175,6 +170,44 @@ class Contiguous:
             block = scratch("block", n * self.row_bytes)
             self.file.read([block], offset + first * self.row_bytes, block.nbytes)
             deliver(block.view(self.dtype).reshape(n, *self.shape), landing.array, within(place, first, first + n), self.stored)
+
+
+class Column:
+    """A short field whose rows stay in memory, each taken from the file when it is first wanted.
+
+    So the ranks that share a set read its short fields once together, not once each.
+
+    Args:
+        road: the road of the field, for its place in the file.
+    """
+
+    def __init__(self, road: Contiguous) -> None:
+        self._road = road
+        self._held: tuple[np.ndarray, np.ndarray] | None = None
+
+    def rows(self, start: int, count: int) -> np.ndarray:
+        """Return (count, *row) in the dtype of the file.
+
+        Raises:
+            OSError: for a read that fails.
+            ValueError: for a file that ends too early.
+        """
+        # Values and their flags are one pair: threads that begin at once make two, and none marks the rows of another's.
+        values, there = self._held or self._begun()
+        if not there[start : start + count].all():
+            road = self._road
+            road.count(count * road.row_bytes)
+            road.file.read([values[start : start + count]], road.stored.offset + start * road.row_bytes, count * road.row_bytes)
+            there[start : start + count] = True
+        return values[start : start + count]
+
+    def _begun(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return memory for all values, (rows, *row), and for whether each row is there."""
+        road, rows = self._road, self._road.stored.nbytes // self._road.row_bytes
+        # One hint brings the whole field from the disk: small reads then find it in the system's memory.
+        road.file.announce(road.stored.offset, road.stored.nbytes)
+        self._held = np.empty((rows, *road.shape), road.dtype), np.zeros(rows, np.bool_)
+        return self._held
 
 
 class Library:

@@ -104,6 +104,44 @@ def test_each_byte_of_a_shard_is_read_once_an_epoch(tmp_path, layout):
             assert data.bytes_read == data.index.shards[0].stored("x").nbytes
 
 
+@pytest.mark.parametrize("shuffle", ["none", "block", "window"])
+@pytest.mark.parametrize("layout", [{}, {"chunks": (8, 3, 4)}, {"chunks": (8, 3, 4), "compression": "gzip"}])
+def test_ranks_read_each_byte_of_features_and_short_targets_once_together(tmp_path, layout, shuffle):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=np.random.default_rng(0).integers(0, 9, (64, 3, 4)).astype("<f4"), **layout)
+        file["y"] = np.arange(64)
+    read = 0
+    for rank in range(4):  # batches of 32 give each worker whole chunks of 8
+        with open_shards(tmp_path / "a.h5") as data:
+            sampler = Sampler(data.shard_rows, 32, 4, 7, shuffle, block=8, window=2)
+            for (batch,) in Loader(data, sampler, [rank], threads=2).batches(0):
+                np.testing.assert_array_equal(batch.y, batch.rows)
+            read += data.bytes_read
+            whole = sum(stored.nbytes for _, stored in data.index.shards[0].fields)
+    assert read == whole
+
+
+@given(asked=st.lists(st.tuples(st.integers(0, ROWS - 1), st.integers(1, ROWS)), min_size=1, max_size=8))
+def test_rows_of_a_short_field_are_right_in_any_order_and_never_read_again(once, asked):
+    with open_shards(once, target=None) as data:
+        for start, count in asked:
+            stop = min(ROWS, start + count)
+            np.testing.assert_array_equal(read(data, start, stop)[:, 0], np.arange(start, stop))
+        read(data, 0, ROWS)
+        before = data.bytes_read
+        for start, count in asked:
+            read(data, start, min(ROWS, start + count))
+        assert data.bytes_read == before
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    path = tmp_path_factory.mktemp("short") / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = np.arange(ROWS, dtype="<f4")[:, None]
+    return path
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "chunks across rows", "lz4", "lzf"])
 @pytest.mark.parametrize("here", [True, False])
 def test_the_next_rows_are_announced_where_they_are_not_in_memory(tmp_path, monkeypatch, layout, here):
