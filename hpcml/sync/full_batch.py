@@ -1,8 +1,10 @@
 """L-BFGS over the virtual workers: each pass over the training rows is one evaluation of the loss and of its gradient.
 
-Workers add up their own gradients over the pass at parameters that stay; then one exact sum gives every rank the whole gradient. From
-there on all ranks do the same arithmetic on whole vectors in float64, so the bits are the same on any number of ranks, and one sum a
-pass is all that travels. Letters: n parameters, V workers, m pairs of history; a rank keeps 2 m + 4 vectors of n float64.
+Workers add up their own gradients over the pass at parameters that stay; then one exact sum gives the gradient. From there on each rank
+works on slices in float64: history, direction and gradient lie 1 / P with each. Whole are only the parameters, twice, and the sums of
+gradients, since a model needs them. Dots are summed over fixed blocks, so the bits are the same on any number of ranks; a pass sends one
+sum of gradients, the new parameters, and a few numbers.
+Letters: n parameters, V workers, P ranks, m pairs of history; a rank keeps (2 m + 5) n / P float64.
 
 References:
     Liu and Nocedal, On the limited memory BFGS method for large scale optimization, 1989;
@@ -17,7 +19,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hpcml.arrays import namespace, span
-from hpcml.comm.alone import Alone
 from hpcml.comm.communicator import everywhere
 from hpcml.errors import ConfigError
 from hpcml.nn.arena import Arena, Tail
@@ -25,6 +26,7 @@ from hpcml.optim import SGD, Constant, Rule, rate_at
 from hpcml.sync.lbfgs import Bracket, VectorFree, Verdict
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.reducers import TreeSum
+from hpcml.sync.slices import Slices
 from hpcml.sync.synchroniser import Arrays, ExactTree, Quiet, Sum, Synchroniser, scaled
 
 TRIES = 10
@@ -88,8 +90,10 @@ class _Running(Quiet):
         self.trial, self.best = arena.vector(), arena.vector()
         self.trial[:] = self.best[:] = arena.data
         self.begun = np.zeros(1, np.int64)
-        self.gradient, self.way = np.zeros(arena.n), np.zeros(arena.n)
-        self.history = VectorFree(Alone(), arena.n, plan.memory)
+        self.slices = Slices(nodes.order, arena.n, workers)
+        mine = self.slices.own.stop - self.slices.own.start
+        self.gradient, self.way = np.zeros(mine), np.zeros(mine)
+        self.history = VectorFree(self.slices.dots, mine, plan.memory)
         self.bracket = Bracket(rounding=8 * float(np.finfo(arena.dtype).eps), tries=TRIES)
         arena.point(data=self.best)
 
@@ -116,24 +120,26 @@ class _Running(Quiet):
                 self.total[part] = block
         self.reducer.settle()
         if sums[Tail.WEIGHT]:
-            here = self.trial.astype(np.float64)
-            gradient = self.total + self.decay * here
-            self._search(float(sums[Tail.LOSS] / sums[Tail.WEIGHT] + 0.5 * self.decay * (here @ here)), gradient)
+            here = self.trial[self.slices.own].astype(np.float64)
+            gradient = self.total[self.slices.own] + self.decay * here
+            square, slope = self.slices.dots([(here, here), (gradient, self.way)])
+            self._search(float(sums[Tail.LOSS] / sums[Tail.WEIGHT] + 0.5 * self.decay * square), float(slope), gradient)
         self.reducer.settle()  # nobody overwrites a gradient that another still reads
 
-    def _search(self, loss: float, gradient: np.ndarray) -> None:
+    def _search(self, loss: float, slope: float, gradient: np.ndarray) -> None:
         """Accept the trial, or look elsewhere along the way, or begin anew straight down from the best."""
-        verdict = self.bracket.judge(loss, float(gradient @ self.way)) if self.begun[0] else Verdict.TAKEN
+        verdict, own = self.bracket.judge(loss, slope) if self.begun[0] else Verdict.TAKEN, self.slices.own
         if verdict is Verdict.TAKEN:
             if self.begun[0]:
-                self.history.push(np.subtract(self.trial, self.best, dtype=np.float64), gradient - self.gradient)
+                self.history.push(np.subtract(self.trial[own], self.best[own], dtype=np.float64), gradient - self.gradient)
             self.best[:], self.gradient[:] = self.trial, gradient
             self._turn(loss)
         elif verdict is Verdict.GIVEN_UP:
             self.history.forget()
             self._turn(self.bracket.start)
         self.begun[0] = 1
-        self.trial[:] = self.best + self.bracket.step * self.way
+        self.trial[own] = self.best[own] + self.bracket.step * self.way
+        self.slices.gather(self.trial)
 
     def _turn(self, loss: float) -> None:
         """Take the direction at the best model, and go its whole length; without a history, as far as the rate says."""
@@ -149,8 +155,10 @@ class _Running(Quiet):
         return self._tails.finish()
 
     def shared_state(self) -> Arrays:
-        own = {"trial": self.trial, "best": self.best, "begun": self.begun, "gradient": self.gradient, "way": self.way}
+        own = {"trial": self.trial, "best": self.best, "begun": self.begun}
         return own | {"bracket": self.bracket.numbers} | self.history.state()
 
     def worker_state(self, worker: int) -> Arrays:
-        return {"sums": self.sums[worker]}
+        part = self.slices.part(worker)
+        own = {"sums": self.sums[worker], "gradient": self.gradient[part], "way": self.way[part]}
+        return own | {"steps": self.history.steps[:, part], "changes": self.history.changes[:, part]}

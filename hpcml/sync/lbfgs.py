@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -22,6 +22,10 @@ from hpcml.errors import ConfigError, NumericsError
 
 Gradient = Callable[[np.ndarray, np.ndarray], float]
 """Called by all ranks together with (slice of the parameters, slice of the gradient to overwrite); returns the loss, equal on all ranks."""
+
+
+Dots = Callable[[Sequence[tuple[np.ndarray, np.ndarray]]], np.ndarray]
+"""Called by all ranks together with their slices of pairs of vectors; returns the dot products of the whole ones, equal on all ranks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +72,17 @@ class VectorFree:
     """The history of one rank: slices of the last m steps and gradient changes, and the dots of all ranks' slices.
 
     Args:
-        comm: all ranks.
+        dots: of all ranks' slices.
         numbers: of this rank's slice; ranks may hold different numbers, also none.
         memory: m, 1 or more.
     """
 
-    def __init__(self, comm: Communicator, numbers: int, memory: int) -> None:
+    def __init__(self, dots: Dots, numbers: int, memory: int) -> None:
         if memory < 1:
             raise everywhere(ConfigError(f"L-BFGS with a memory of {memory} pairs; keep 1 or more (10 is usual)"))
-        self.comm, self.memory, self._pairs = comm, memory, np.zeros(1, np.int64)
-        self._steps, self._changes = np.zeros((memory, numbers)), np.zeros((memory, numbers))
+        self._dots, self.memory, self._pairs = dots, memory, np.zeros(1, np.int64)
+        self.steps, self.changes = np.zeros((memory, numbers)), np.zeros((memory, numbers))
+        """The slices of the pairs (m, numbers), oldest first: with `state` what restores the history."""
         self._products = np.zeros((2 * memory + 1, 2 * memory + 1))
 
     @property
@@ -90,27 +95,28 @@ class VectorFree:
         self._pairs[0] = 0
 
     def state(self) -> dict[str, np.ndarray]:
-        """Return what restores the history; its own memory, not copies."""
-        return {"steps": self._steps, "changes": self._changes, "products": self._products, "pairs": self._pairs}
+        """Return what all ranks hold alike; its own memory, not copies."""
+        return {"products": self._products, "pairs": self._pairs}
 
     def push(self, step: np.ndarray, change: np.ndarray) -> bool:
         """Add a step s and the change y of the gradient along it, instead of the oldest pair; return whether s y was positive.
 
         Without positive curvature the pair is left out: the direction would not lead down.
         """
-        if self._dots(np.stack([step, change]), change)[0] <= 0:
+        if self._dots([(step, change)])[0] <= 0:
             return False
         m = self.memory
         if self.pairs == m:
-            for history in (self._steps, self._changes):
-                history[:-1] = history[1:]
+            for history in (self.steps, self.changes):
+                for i in range(m - 1):  # all at once would take a copy of the whole
+                    history[i] = history[i + 1]
             for first in (0, m):
                 run = slice(first, first + m - 1), slice(first + 1, first + m)
                 self._products[run[0]] = self._products[run[1]]
                 self._products[:, run[0]] = self._products[:, run[1]]
         else:
             self._pairs += 1
-        self._steps[self.pairs - 1], self._changes[self.pairs - 1] = step, change
+        self.steps[self.pairs - 1], self.changes[self.pairs - 1] = step, change
         for place, vector in ((self.pairs - 1, step), (m + self.pairs - 1, change)):
             self._enter(place, vector, vector)
         return True
@@ -124,24 +130,29 @@ class VectorFree:
         delta = direction(products, k)
         np.multiply(gradient, delta[-1], out=out)
         for i in range(k):
-            out += delta[i] * self._steps[i]
-            out += delta[k + i] * self._changes[i]
+            out += delta[i] * self.steps[i]
+            out += delta[k + i] * self.changes[i]
         return float(delta @ products[:, -1])
 
     def _enter(self, place: int, vector: np.ndarray, gradient: np.ndarray) -> None:
         """Overwrite the products of one basis vector with all: the new dots of an iteration."""
         m = self.memory
-        dots = self._dots(np.concatenate([self._steps, self._changes, gradient[None]]), vector)
+        dots = self._dots([(row, vector) for row in (*self.steps, *self.changes, gradient)])
         if place < 2 * m:
             dots[2 * m] = self._products[2 * m, place]
         self._products[place, :] = dots
         self._products[:, place] = dots
 
-    def _dots(self, rows: np.ndarray, vector: np.ndarray) -> np.ndarray:
-        """Return the dots of whole vectors, added over the ranks' slices."""
-        dots = rows @ vector
-        self.comm.all_reduce(dots)
-        return dots
+
+def over_ranks(comm: Communicator) -> Dots:
+    """Return dot products over any slices, one a rank, equal to those of whole vectors to rounding."""
+
+    def dots(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        found = np.array([x @ y for x, y in pairs])
+        comm.all_reduce(found)
+        return found
+
+    return dots
 
 
 def minimise(
@@ -163,7 +174,7 @@ def minimise(
         NumericsError: on every rank, if the loss is not finite where the search begins.
         ConfigError: on every rank, without memory.
     """
-    history, search = VectorFree(comm, len(x), memory), _Line(comm, gradient, x)
+    history, search = VectorFree(over_ranks(comm), len(x), memory), _Line(comm, gradient, x)
     if not np.isfinite(search.loss):
         raise everywhere(NumericsError(f"the loss is {search.loss} where L-BFGS begins; begin elsewhere, or scale the data"))
     way, done = np.empty_like(x), 0

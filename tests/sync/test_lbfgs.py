@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hpcml.arrays import span
 from hpcml.comm import simulated
 from hpcml.errors import ConfigError, NumericsError
-from hpcml.sync.lbfgs import VectorFree, minimise
+from hpcml.sync.lbfgs import VectorFree, minimise, over_ranks
 
 
 def two_loop(g, steps, changes):
@@ -41,7 +41,7 @@ def test_the_direction_is_the_plain_two_loops_to_rounding(ranks, n, memory, push
 
     def program(comm):
         own = span(n, comm.size, comm.rank)
-        history = VectorFree(comm, own.stop - own.start, memory)
+        history = VectorFree(over_ranks(comm), own.stop - own.start, memory)
         for s, y in zip(steps, changes, strict=True):
             assert history.push(s[own].copy(), y[own].copy())
         out = np.empty(own.stop - own.start)
@@ -109,7 +109,7 @@ def test_it_finds_scipys_minimum_of_a_convex_function_to_1e_8(on_every_rank, mem
 
 def test_no_rank_holds_a_whole_vector():
     def program(comm):
-        history = VectorFree(comm, 10, 4)
+        history = VectorFree(over_ranks(comm), 10, 4)
         return max(array.shape[-1] for array in vars(history).values() if isinstance(array, np.ndarray))
 
     assert max(simulated.run(3, program)) == 10  # of 30: two histories by slices, and products (9, 9) that are scalars' business
@@ -117,7 +117,7 @@ def test_no_rank_holds_a_whole_vector():
 
 def test_a_pair_without_positive_curvature_is_left_out():
     def program(comm):
-        history = VectorFree(comm, 4, 3)
+        history = VectorFree(over_ranks(comm), 4, 3)
         refused = history.push(np.ones(4), -np.ones(4))
         out, g = np.empty(4), np.arange(4.0)
         history.find(g, out)
@@ -131,7 +131,7 @@ def test_a_start_without_a_loss_and_a_memory_of_nothing_are_refused_on_every_ran
         return minimise(comm, lambda x, out: float("inf"), np.zeros(3))
 
     def forgetful(comm):
-        return VectorFree(comm, 3, 0)
+        return VectorFree(over_ranks(comm), 3, 0)
 
     with pytest.raises(NumericsError, match="where L-BFGS begins"):
         simulated.run(2, nowhere)
