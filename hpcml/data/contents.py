@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hpcml.data.index import Shard
+from hpcml.data.packed import describe_group, packed_of
 from hpcml.data.shards import dtype_of, open_file
 from hpcml.data.storage import require_filters
-from hpcml.data.variable import variable_groups
-from hpcml.errors import DataError, ShardError
+from hpcml.data.variable import SHAPES, SPARSE, refuse_columns_first, variable_groups
+from hpcml.errors import ShardError
 
 Shape = tuple[int, ...]
 
@@ -37,7 +37,7 @@ class Contents:
         chunk: rows of the largest chunk of a row field, 0 where all lie in one piece.
         others: name -> (rows of a chunk or 0, bytes of an entry, entries) of arrays of numbers that are no row fields: what the
             manifest hashes beside the rows, so that rows of variable length are checked too.
-        variable: groups of rows of variable length, and the names of their data sets there; they are no row fields.
+        variable: groups of rows of variable length, and the names of their data sets there; those with a row for each are row fields.
     """
 
     rows: int
@@ -66,6 +66,9 @@ class Contents:
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """Return a dtype's name for people, without its byte order: "float32", "text"."""
+    packed = packed_of(dtype)
+    if packed is not None:
+        return str(packed)
     if dtype.hasobject:
         return "text"
     return dtype.newbyteorder("=").name if dtype.fields is None and dtype.subdtype is None else str(dtype)
@@ -97,29 +100,33 @@ def _read_contents(path: Path, file: Any, along: str | None, without: Collection
     found: dict[str, Any] = {}
     file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
     variable = variable_groups(file)
-    held = {f"{group}/{name}".lstrip("/") for group, names in variable.items() for name in names}
-    everything, found = found, {name: item for name, item in found.items() if name not in held}
-    for item in everything.values():
+    for item in found.values():
         require_filters(path, item)
-    lengths = {name: int(item.shape[0]) for name, item in found.items() if item.shape}
-    if along is not None and along.strip("/") not in lengths:
+    for name in variable:
+        refuse_columns_first(f"{path}: field {name!r}", file[name])
+    spread = {name: int(file[name][names[-1]].shape[0]) - 1 for name, names in variable.items()}
+    lengths = {**{name: int(item.shape[0]) for name, item in found.items() if item.shape and name not in _held(variable)}, **spread}
+    if along is not None and (along.strip("/") or "/") not in lengths:
         raise ShardError(f"{path}: field {along!r} is absent or has no rows; the file has {', '.join(map(repr, found)) or '(nothing)'}")
     if not lengths:
-        text = f"only rows of variable length ({', '.join(variable)})" if variable else "no data set with rows"
-        raise ShardError(f"{path}: holds {text}; it has {', '.join(map(repr, [*found, *sorted(held)])) or '(nothing)'}")
-    rows = lengths[along.strip("/")] if along is not None else lengths.get("x") or _commonest(list(lengths.values()))
+        raise ShardError(f"{path}: holds no data set with rows; it has {', '.join(map(repr, found)) or '(nothing)'}")
+    rows = lengths[along.strip("/") or "/"] if along is not None else _rows(lengths, spread)
     fields = {
-        name: (tuple(map(int, found[name].shape[1:])), dtype_of(path, found[name]))
+        name: ((), describe_group(file[name], variable[name]).dtype)
+        if name in variable
+        else (tuple(map(int, found[name].shape[1:])), dtype_of(path, found[name]))
         for name in sorted(lengths)
         if lengths[name] == rows and name not in without
     }
+    everything, held = found, _held({name: names for name, names in variable.items() if name in fields})
+    found = {name: item for name, item in found.items() if name not in held}
     for name, (_, dtype) in fields.items():
-        if dtype.hasobject and h5py.check_string_dtype(dtype) is None:
+        if dtype.hasobject and packed_of(dtype) is None and h5py.check_string_dtype(dtype) is None:
             raise ShardError(
                 f"{path}: field {name!r} is {dtype}, of variable length, which cannot be copied; write it as offsets and values"
             )
     common = {name: _fingerprint(path, item) for name, item in sorted(found.items()) if name not in fields}
-    attributes, references = _attributes(file)
+    attributes, references = _attributes(file, [name for name in variable if name in fields])
     chunk = max((item.chunks[0] for name, item in found.items() if name in fields and item.chunks), default=0)
     others = {name: size for name, item in sorted(everything.items()) if name not in fields and (size := _size(path, item)) is not None}
     return Contents(rows, fields, common, attributes, references, int(chunk), others, variable)
@@ -132,12 +139,27 @@ def _size(path: Path, item: Any) -> tuple[int, int, int] | None:
     return int(item.chunks[0]) if item.chunks else 0, int(np.prod(item.shape[1:], dtype=np.int64)) * dtype.itemsize, int(item.shape[0])
 
 
+def _held(variable: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the names of the data sets that hold rows of variable length, and the shape of sparse ones."""
+    more = {len(SPARSE): ("shape",)}
+    return {f"{group}/{name}".lstrip("/") for group, names in variable.items() for name in (*names, *more.get(len(names), ()))}
+
+
+def _rows(lengths: Mapping[str, int], spread: Mapping[str, int]) -> int:
+    """Return the rows of a file: those of "x" or "X", of all groups of variable length where these agree, or the commonest length."""
+    agreed = set(spread.values())
+    return lengths.get("x") or lengths.get("X") or (agreed.pop() if len(agreed) == 1 else _commonest(list(lengths.values())))
+
+
 def _commonest(lengths: list[int]) -> int:
     """Return the length that most data sets have; the larger of two that are equally common."""
     return max(Counter(lengths).items(), key=lambda pair: (pair[1], pair[0]))[0]
 
 
 def _item_bytes(dtype: np.dtype[Any]) -> int:
+    packed = packed_of(dtype)
+    if packed is not None:
+        return packed.row_bytes
     return 16 if dtype.hasobject else dtype.itemsize
 
 
@@ -150,10 +172,11 @@ def _fingerprint(path: Path, item: Any) -> str:
     return digest.hexdigest()
 
 
-def _attributes(file: Any) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return the attributes of everything in a file, and those that are references to objects."""
+def _attributes(file: Any, spread: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the attributes of everything in a file, and those that are references to objects; the shape of sparse rows is no attribute."""
     import h5py
 
+    shapes = {f"{'' if name == '/' else name}@{key}" for name in spread for key in SHAPES}
     values: dict[str, str] = {}
     references: list[str] = []
 
@@ -162,7 +185,7 @@ def _attributes(file: Any) -> tuple[dict[str, str], tuple[str, ...]]:
             kind = item.attrs.get_id(key).dtype
             if kind.hasobject and h5py.check_string_dtype(kind) is None:
                 references.append(f"{name}@{key}")
-            else:
+            elif f"{name}@{key}" not in shapes:
                 values[f"{name}@{key}"] = repr(item.attrs[key])
 
     note("", file)
@@ -187,95 +210,3 @@ def require_alike(path: Path, found: Contents, first_path: Path, first: Contents
         if found.common.get(name) != first.common.get(name):
             text = f"{path}: data set {name!r}, which has no rows, is not the one in {first_path}"
             raise ShardError(f"{text}; make them equal, or name a field with rows by --along if it should have them")
-
-
-class AllRows:
-    """Every row field of many shards as one row space, read a run of rows at a time; one file is open at a time.
-
-    Args:
-        shards: the files, in the order of their rows.
-        contents: of the first shard; the others were found alike.
-    """
-
-    def __init__(self, shards: Sequence[Shard], contents: Contents) -> None:
-        self.shards, self.contents = tuple(shards), contents
-        self._edges = np.concatenate([[0], np.cumsum([shard.rows for shard in shards])]).astype(np.int64)
-        self._path, self._file = "", None
-
-    @property
-    def rows(self) -> int:
-        """Rows of all shards together."""
-        return int(self._edges[-1])
-
-    def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Return rows start to stop-1 of every field, as stored.
-
-        Raises:
-            DataError: if the rows do not exist.
-            ShardError: for a file that changed, or a block that cannot be read, naming file, field and rows.
-        """
-        if not 0 <= start <= stop <= self.rows:
-            raise DataError(f"rows {start}:{stop} do not exist, the data set has rows 0:{self.rows}")
-        parts = list(self._parts(start, stop))
-        fields = self.contents.fields
-        if not parts:
-            return {name: np.empty((0, *shape), dtype) for name, (shape, dtype) in fields.items()}
-        return {name: _joined([part[name] for part in parts], fields[name][1]) for name in fields}
-
-    def locate(self, row: int) -> tuple[str, int]:
-        """Return the file of a row and its number in that file."""
-        shard = int(np.searchsorted(self._edges, row, side="right")) - 1
-        return self.shards[shard].path, row - int(self._edges[shard])
-
-    def close(self) -> None:
-        """Close the open file; a later read opens it again."""
-        if self._file is not None:
-            self._file.close()
-        self._path, self._file = "", None
-
-    def _parts(self, start: int, stop: int) -> Iterator[Mapping[str, np.ndarray]]:
-        shard = int(np.searchsorted(self._edges, start, side="right")) - 1
-        while start < stop:
-            first, last = int(self._edges[shard]), int(self._edges[shard + 1])
-            end = min(stop, last)
-            if end > start:
-                yield self._read_file(self.shards[shard], start - first, end - first)
-            start, shard = end, shard + 1
-
-    def _read_file(self, shard: Shard, start: int, stop: int) -> dict[str, np.ndarray]:
-        if self._path != shard.path:
-            self.close()
-            require_unchanged(shard)
-            file = open_file(shard.path)
-            self._path, self._file = shard.path, file
-            for name in self.contents.fields:
-                require_filters(Path(shard.path), file[name])
-        return {name: read_rows(self._file, shard.path, name, start, stop) for name in self.contents.fields}
-
-
-def _joined(parts: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
-    """Return the parts as one array of this dtype: shards may differ in byte order."""
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return whole if whole.dtype == dtype else whole.astype(dtype)
-
-
-def read_rows(file: Any, path: str | Path, name: str, start: int, stop: int) -> np.ndarray:
-    """Return rows of one field of an open file.
-
-    Raises:
-        ShardError: naming file, field and rows, if they cannot be read.
-    """
-    try:
-        return np.asarray(file[name][start:stop])
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise ShardError(f"{path}: field {name!r}, rows {start}:{stop} cannot be read; write or copy the shard again ({error})") from error
-
-
-def require_unchanged(shard: Shard) -> None:
-    """Raise ShardError where a file is gone, or has another size or time than when it was looked into."""
-    try:
-        status = Path(shard.path).stat()
-    except OSError as error:
-        raise ShardError(f"{shard.path}: was there a moment ago and cannot be found any more ({error})") from error
-    if (status.st_size, status.st_mtime_ns) != (shard.size, shard.mtime_ns):
-        raise ShardError(f"{shard.path}: changed since it was looked into; start again once nobody writes to it")

@@ -19,8 +19,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from hpcml.arrays.seeds import stream
-from hpcml.data.contents import read_rows
+from hpcml.data.allrows import read_rows
 from hpcml.data.layout import BLOCK_ROWS, Layout
+from hpcml.data.packed import count_entries
 from hpcml.data.shards import open_file
 from hpcml.data.writer import RowWriter
 
@@ -113,8 +114,9 @@ def write_spill(source: RowSource, unit: tuple[int, int], inverse: np.ndarray, f
     """Write the rows of one unit in the order of their destinations."""
     start, stop = unit
     by_goal = np.argsort(inverse[start:stop], kind="stable")
-    with RowWriter(path, stop - start, fields) as writer:
-        for name, values in source.read(start, stop).items():
+    found = source.read(start, stop)
+    with RowWriter(path, stop - start, fields, entries=count_entries(fields, found)) as writer:
+        for name, values in found.items():
             writer.write(0, {name: values[by_goal]})
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.data.contents import Contents, read_contents, read_rows
+from hpcml.data.allrows import read_rows
+from hpcml.data.contents import Contents, read_contents
 from hpcml.data.rowsum import RowSum, row_hashes
 from hpcml.data.shards import open_file
 from hpcml.errors import DataError, ShardError

@@ -122,7 +122,7 @@ def leaf(source: RowSource, step: int, index: int) -> dict[str, Moments]:
     found: dict[str, Moments] = {}
     for start in range(part.start, part.stop, step):
         for name, values in source.read(start, min(start + step, part.stop)).items():
-            if values.dtype.kind in "fiub":
+            if values.dtype.kind in "fiub" and len(values):
                 new = moments(values)
                 found[name] = merge(found[name], new) if name in found else new
     return found

@@ -21,6 +21,9 @@ SPARSE = ("data", "indices", "indptr")
 RAGGED = ("values", "offsets")
 """The data sets of a group of sparse and of ragged rows, unless a Packing says others."""
 
+SHAPES = ("shape", "h5sparse_shape")
+"""Attributes of a group of sparse rows that say rows and columns."""
+
 SHOWN = ("length", "mask")
 """What a name behind the field's shows instead of its values."""
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.data.contents import Contents, read_contents, read_rows, require_alike
+from hpcml.data.allrows import read_rows
+from hpcml.data.contents import Contents, read_contents, require_alike
 from hpcml.data.manifest import blocks_plain, file_sha256, hash_other, row_blocks
+from hpcml.data.packed import packed_of
 from hpcml.data.rowsum import RowSum
 from hpcml.data.shards import open_file
-from hpcml.data.variable import check_offsets
+from hpcml.data.variable import SPARSE, check_offsets
 from hpcml.errors import DataError, ShardError
 
 ENTRIES = 1 << 20
@@ -154,12 +156,19 @@ def _check_variable(path: Path, contents: Contents, allow_nan: bool, findings: F
                 whole = f"{name}/{one}".lstrip("/")
                 for start in range(0, len(group[one]), ENTRIES):
                     stop = min(start + ENTRIES, len(group[one]))
+                    inside = _columns(contents, name, whole) if one == held[1] and len(held) == len(SPARSE) else ()
                     try:
-                        bad = _bad_rows(whole, read_rows(file, path, whole, start, stop), (), allow_nan)
+                        bad = _bad_rows(whole, read_rows(file, path, whole, start, stop), inside, allow_nan)
                     except ShardError:
                         findings.problems += _unreadable(file, path, whole, start, stop)
                         continue
                     findings.problems += [f"{path}: field {whole!r} {what} in {_name_rows((at + start).tolist())}" for what, at in bad]
+
+
+def _columns(contents: Contents, name: str, whole: str) -> list[Range]:
+    """Return what the columns of sparse rows must be, where the file says how many there are."""
+    packed = packed_of(contents.fields[name][1]) if name in contents.fields else None
+    return [Range(whole, 0, packed.columns - 1)] if packed is not None and packed.columns else []
 
 
 def _bad_rows(name: str, values: np.ndarray, ranges: Sequence[Range], allow_nan: bool) -> list[tuple[str, np.ndarray]]:
@@ -185,7 +194,8 @@ def _unreadable(file: Any, path: Path, name: str, start: int, stop: int) -> list
     """Return a sentence for every chunk of a block (or row, where there are no chunks) that cannot be read."""
     try:
         item = file[name]
-        unit = item.chunks[0] if item.chunks else 1
+        chunks = getattr(item, "chunks", None)
+        unit = chunks[0] if chunks else 1
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         return [f"{path}: field {name!r} cannot be opened ({error})"]
     pending, spans = [(start, stop)], []
@@ -207,7 +217,7 @@ def _unreadable(file: Any, path: Path, name: str, start: int, stop: int) -> list
 
 def _address(item: Any, row: int) -> str:
     """Return where in the file the chunk of a row lies, as words."""
-    if not item.chunks:
+    if not getattr(item, "chunks", None):
         return ""
     try:
         chunk = item.id.get_chunk_info_by_coord((row // item.chunks[0] * item.chunks[0], *(0,) * (item.ndim - 1)))

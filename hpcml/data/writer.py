@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hpcml.data.layout import Layout
+from hpcml.data.packed import create_packed, packed_bytes, packed_of, write_packed
 from hpcml.errors import HpcmlError, ShardError
 
 HEADER = 1 << 14
@@ -27,6 +28,7 @@ class RowWriter:
         fields: name -> (row shape, dtype).
         layout: how the fields lie in the file; contiguous when left out.
         decorate: called with the new h5py file once its data sets are there, to add attributes and what has no rows.
+        entries: of all rows together, for each field of rows of variable length; these are written in order.
 
     Raises:
         ShardError: on entering or leaving, if the file cannot be written; nothing is left behind.
@@ -40,9 +42,10 @@ class RowWriter:
         *,
         layout: Layout | None = None,
         decorate: Callable[[Any], None] | None = None,
+        entries: Mapping[str, int] | None = None,
     ) -> None:
         self.path, self.rows, self.fields = path, rows, dict(fields)
-        self._layout, self._decorate = layout or Layout(), decorate
+        self._layout, self._decorate, self._entries = layout or Layout(), decorate, dict(entries or {})
         self._partial = path.with_name(f".partial-{path.name}")
         self._file: Any = None
 
@@ -50,11 +53,15 @@ class RowWriter:
         """Make the file under a hidden name, at its full size: a disk that fills up while HDF5 writes would crash this process."""
         import h5py
 
-        sizes = [self.rows * math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.fields.values()]
+        sizes = [self._field_bytes(name) for name in self.fields]
         try:
             self._reserve(sum(sizes) + HEADER)
             with h5py.File(self._partial, "w", locking=False) as file:
                 for name, (shape, dtype) in self.fields.items():
+                    packed = packed_of(dtype)
+                    if packed is not None:
+                        create_packed(file, name, packed, self.rows, self._entries[name], self._layout, _allocated_at_once)
+                        continue
                     options = self._layout.options(self.rows, shape, dtype)
                     if not options and not np.dtype(dtype).hasobject:
                         options = {"dcpl": _allocated_at_once()}
@@ -72,9 +79,17 @@ class RowWriter:
             raise ShardError(f"{self.path}: cannot be written ({why}); give a folder that exists and has room") from error
         return self
 
+    def _field_bytes(self, name: str) -> int:
+        """Return what the rows of a field take."""
+        shape, dtype = self.fields[name]
+        packed = packed_of(dtype)
+        if packed is not None:
+            return packed_bytes(packed, self.rows, self._entries[name])
+        return self.rows * math.prod(shape) * int(np.dtype(dtype).itemsize)
+
     def _index_bytes(self) -> int:
         """Return what HDF5's indices of chunks take, generously."""
-        rows = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.fields.values()]
+        rows = [self._field_bytes(name) // max(1, self.rows) for name in self.fields]
         chunks = sum(-(-self.rows // (self._layout.chunk_rows(self.rows, size) or self.rows)) for size in rows if self.rows)
         return HEADER + 128 * chunks
 
@@ -92,6 +107,10 @@ class RowWriter:
         """
         try:
             for name, x in arrays.items():
+                packed = packed_of(self.fields[name][1])
+                if packed is not None:
+                    write_packed(self._file, name, packed, start, x)
+                    continue
                 self._file[name][start : start + len(x)] = x
         except (OSError, RuntimeError) as error:  # h5py raises either when the disk is full
             raise ShardError(f"{self.path}: rows {start} on cannot be written ({error})") from error

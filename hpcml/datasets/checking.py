@@ -9,9 +9,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hpcml.comm.communicator import Communicator
+from hpcml.data.allrows import AllRows
 from hpcml.data.contents import Contents, read_contents
 from hpcml.data.manifest import NAME, build_manifest, describe_file, load_manifest, names_unique, write_json
+from hpcml.data.packed import packed_of
 from hpcml.data.shards import find_shards
 from hpcml.data.statistics import BLOCK_BYTES, summarise
 from hpcml.data.verification import Range, check_file
@@ -116,6 +120,31 @@ def write_manifest(pattern: str, along: str | None, comm: Communicator, progress
     return goal
 
 
+class Entries:
+    """Rows whose fields of variable length are their entries, one row after the other: what statistics are made of.
+
+    Args:
+        source: the rows as they are stored.
+    """
+
+    def __init__(self, source: AllRows) -> None:
+        self._source = source
+
+    @property
+    def rows(self) -> int:
+        """Rows in all."""
+        return self._source.rows
+
+    def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Return rows start to stop-1 of every field, of variable length all their entries."""
+        found = self._source.read(start, stop)
+        for name, (_, dtype) in self._source.contents.fields.items():
+            packed = packed_of(dtype)
+            if packed is not None:
+                found[name] = packed.entries(found[name])
+        return found
+
+
 def statistics(opened: Opened, comm: Communicator, progress: Progress) -> dict[str, Any]:
     """Return the statistics of all fields of numbers as plain data, on every rank, to the same bits for any number of ranks.
 
@@ -123,5 +152,5 @@ def statistics(opened: Opened, comm: Communicator, progress: Progress) -> dict[s
         DataError: on every rank, for rows that cannot be read.
     """
     step = opened.contents.block(BLOCK_BYTES)
-    root = field_moments(opened.rows, step, comm, lambda done, total: progress("read, part", done, total))
+    root = field_moments(Entries(opened.rows), step, comm, lambda done, total: progress("read, part", done, total))
     return summarise(root, opened.rows.rows, opened.contents)

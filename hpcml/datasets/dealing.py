@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcml.comm.communicator import Communicator
-from hpcml.data.contents import AllRows, Contents, read_contents, require_alike
+from hpcml.data.allrows import AllRows
+from hpcml.data.contents import Contents, read_contents, require_alike
 from hpcml.data.index import Shard
 from hpcml.data.journal import Journal
 from hpcml.data.manifest import build_manifest
@@ -75,7 +76,11 @@ def _look(paths: Sequence[Path], along: str | None) -> dict[str, Any]:
     }
     first = found[paths[0]]
     shards, notes = [], [f"attribute {name!r} points to objects and is left out" for name in first.references]
-    notes += [f"{name!r} holds rows of variable length ({', '.join(held)}), which are left out" for name, held in first.variable.items()]
+    notes += [
+        f"{name!r} holds rows of variable length ({', '.join(held)}), but not {first.rows:,} of them: it goes into every file as it is"
+        for name, held in first.variable.items()
+        if name not in first.fields
+    ]
     for path, contents in found.items():
         status = path.stat()
         require_alike(path, contents, paths[0], first)

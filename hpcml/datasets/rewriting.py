@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from hpcml.comm.communicator import Communicator
-from hpcml.data.contents import read_contents, read_rows
+from hpcml.data.allrows import read_rows
+from hpcml.data.contents import read_contents
 from hpcml.data.copying import decorator
 from hpcml.data.gathering import (
     UNIT_BYTES,
@@ -33,6 +34,7 @@ from hpcml.data.gathering import (
 from hpcml.data.journal import Journal, require_room
 from hpcml.data.layout import SHARD_BYTES, Layout
 from hpcml.data.manifest import NAME, describe_file, load_manifest, row_blocks
+from hpcml.data.packed import count_entries, packed_of
 from hpcml.data.rowsum import RowSum
 from hpcml.data.shards import open_file
 from hpcml.data.splitting import assign
@@ -150,6 +152,8 @@ def read_codes(opened: Opened, name: str) -> np.ndarray:
         near = difflib.get_close_matches(name, fields, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise DataError(f"{opened.paths[0]}: field {name!r} is absent; {hint}the fields are {', '.join(map(repr, fields))}")
+    if packed_of(fields[name][1]) is not None:
+        raise DataError(f"{opened.paths[0]}: field {name!r} has rows of variable length; classes and groups are one value a row")
     if fields[name][0]:
         raise DataError(f"{opened.paths[0]}: field {name!r} has rows of shape {fields[name][0]}; classes and groups are one value a row")
     values = []
@@ -170,10 +174,6 @@ def _rewrite(
     progress: Progress,
 ) -> Made:
     """Write new row i from old row order[i], prove it, and give the files their names."""
-    if opened.contents.variable:
-        names = ", ".join(map(repr, opened.contents.variable))
-        text = f"{opened.paths[0]}: {names} holds rows of variable length, which are trained on as they are but not written anew"
-        raise _everywhere(DataError(f"{text}; leave the files as they are, or write them without it"))
     journal = Journal(goal, {**told, "inputs": opened.identity(), **wish.plain()})
     spans = {output.name: output for output in outputs}
     if begin(journal, list(spans), comm):
@@ -231,7 +231,8 @@ def _directly(
     def write(name: str) -> Mapping[str, Any]:
         output, path = spans[name], journal.path(name)
         decorate = decorator(opened.paths[0], contents)
-        with RowWriter(path, output.stop - output.start, contents.fields, layout=layout, decorate=decorate) as writer:
+        rows, entries = output.stop - output.start, opened.rows.entries(order[output.start : output.stop])
+        with RowWriter(path, rows, contents.fields, layout=layout, decorate=decorate, entries=entries) as writer:
             for position, arrays in take_ascending(opened.rows, order[output.start : output.stop], block):
                 writer.write(position, arrays)
         return describe_file(path, along, contents.common)
@@ -255,7 +256,8 @@ def _by_spills(
         output, path = spans[name], journal.path(name)
         arrays = read_spills([journal.path(cut) for cut in cuts], list(cuts.values()), inverse, output, contents.fields)
         decorate = decorator(opened.paths[0], contents)
-        with RowWriter(path, output.stop - output.start, contents.fields, layout=layout, decorate=decorate) as writer:
+        rows, entries = output.stop - output.start, count_entries(contents.fields, arrays)
+        with RowWriter(path, rows, contents.fields, layout=layout, decorate=decorate, entries=entries) as writer:
             writer.write(0, arrays)
         return describe_file(path, along, contents.common)
 

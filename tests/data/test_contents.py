@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from hpcml.data.contents import AllRows, read_contents, require_alike
+from hpcml.data.allrows import AllRows
+from hpcml.data.contents import read_contents, require_alike
 from hpcml.data.copying import decorator
 from hpcml.data.index import Shard
 from hpcml.data.writer import RowWriter
@@ -124,7 +125,7 @@ def test_codecs_of_hdf5plugin_are_found_by_tools_that_only_copy(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=np.arange(20.0).reshape(10, 2), chunks=(5, 2), **plugins.LZ4())
     command = (
-        "import sys; from hpcml.data.contents import open_file, read_contents, read_rows\n"
+        "import sys; from hpcml.data.allrows import read_rows; from hpcml.data.contents import open_file, read_contents\n"
         "read_contents(sys.argv[1])\n"
         "with open_file(sys.argv[1]) as file: print(read_rows(file, sys.argv[1], 'x', 9, 10).tolist())"
     )
