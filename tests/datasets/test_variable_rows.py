@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -195,7 +196,7 @@ def test_a_row_has_the_same_bytes_in_any_place_order_and_dtype_of_columns(tmp_pa
         file["indices"] = columns.astype(np.int64 if wide else np.uint8)
         rows = np.concatenate([read_packed(file, i, i + 1) for i in range(len(lengths))])
         np.testing.assert_array_equal(rows, read_packed(file, 0, len(lengths)))
-    expected = [entries[a:b].tobytes() + columns[a:b].tobytes() for a, b in zip(edges, edges[1:], strict=False)]
+    expected = [entries[a:b].tobytes() + columns[a:b].tobytes() for a, b in pairwise(edges)]
     assert rows.tolist() == expected
     packed = Packed(("data", "indices", "indptr"), ("<f4", "<i8", "<i8"), (2,), 9, 1)
     np.testing.assert_array_equal(packed.lengths(rows), lengths)
