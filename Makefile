@@ -37,7 +37,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-single test-gpu test-huge check bench bench-collectives bench-loading bench-gpu compare-strategies data-text clean
+.PHONY: help install demo test test-single test-gpu test-huge check bench bench-collectives bench-loading bench-gpu compare-strategies data-text text clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub(/%/, "N", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -101,6 +101,10 @@ bench-collectives: $(VENV)/.done ## all-reduces of hpcml, MPI, Gloo, Horovod in 
 
 data-text: $(VENV)/.done ## the second data set: Python's own source as byte-level text, in data/text
 	$(PYTHON) data/text/make.py
+
+text: data-text ## a byte-level transformer on that text, set beside gzip, bzip2 and xz: runs/text; under ten minutes on two cores
+	mpirun -n 2 hpcml train jobs/text.toml --run runs/text </dev/null
+	$(PYTHON) jobs/text.py runs/text
 
 bench-loading: $(VENV)/.done ## loading beside PyTorch's DataLoader (where it is installed): rows in benchmarks/results; 1.2 GB in data/bench
 	$(PYTHON) benchmarks/loading.py </dev/null

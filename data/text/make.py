@@ -17,11 +17,11 @@ from hpcml.data.importers.assembly import text_decorator
 from hpcml.data.manifest import build_manifest, describe_file, write_json
 from hpcml.data.writer import RowWriter
 
-CONTEXT = 256
+CONTEXT = 512
 """Bytes a model sees; a row has one more, so that each of them has a byte to be predicted."""
 
 ROWS = 8192
-"""Rows of a shard, the last of each part shorter: 2 MiB."""
+"""Rows of a shard, the last of each part shorter: 4 MiB."""
 
 LEFT_OUT = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3", "ensurepip", "turtledemo"}
 """Folders that are not everywhere, or are no prose of the language."""

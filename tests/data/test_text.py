@@ -16,7 +16,7 @@ from hpcml.data.shards import find_shards
 from hpcml.data.verification import check_file
 
 MAKER = Path(__file__).resolve().parents[2] / "data" / "text" / "make.py"
-CONTEXT = 256
+CONTEXT = 512
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def test_shards_are_right_and_the_same_when_made_again(folder, tmp_path):
 
 def test_windows_of_little_text():
     windows = runpy.run_path(str(MAKER), run_name="maker")["windows"]
-    tokens, document = windows([b"a" * 100, b"b" * 155])
+    tokens, document = windows([b"a" * 100, b"b" * 411])
     assert tokens.shape == (1, CONTEXT + 1)
-    assert bytes(tokens[0]) == b"a" * 100 + b"\0" + b"b" * 155 + b"\0"
+    assert bytes(tokens[0]) == b"a" * 100 + b"\0" + b"b" * 411 + b"\0"
     assert document.tolist() == [0]
     assert windows([b"a"])[0].shape == (0, CONTEXT + 1)
