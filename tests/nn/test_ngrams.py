@@ -74,6 +74,21 @@ def test_values_and_gradients_are_torchs_embeddings(make):
     assert layer.touched.tolist() == sorted(set(layer.find(TOKENS[:, :4]).reshape(-1).tolist()))
 
 
+def test_sums_by_products_are_those_by_sorting(monkeypatch):
+    """A device's way, in numpy: several products, the last one smaller."""
+    monkeypatch.setattr("hpcml.nn.layers.lookup.ROWS_AT_ONCE", 3)
+    random = np.random.default_rng(6)
+    model = Model([nn.NGrams(4, 4, [2, 3], 9)], (5,), dtype=np.float64)
+    layer, (table,) = model.layers[0], model.arena
+    model.forward(TOKENS)
+    model.backward(slope := random.standard_normal((3, 5, 4)))
+    expected, touched = table.grad.copy(), layer.touched.copy()
+    table.grad.fill(0)
+    layer._sum_products(table.grad, slope.reshape(-1, 2), layer.find(TOKENS).reshape(-1))
+    np.testing.assert_allclose(table.grad, expected, rtol=1e-12)
+    np.testing.assert_array_equal(layer.touched, touched)
+
+
 @pytest.mark.parametrize("make", [lambda: nn.NGrams(4, 4, [2, 5], 3), lambda: nn.Recall(4, 4, [1, 2]), lambda: nn.Recall(4, 2, [9])])
 def test_they_keep_what_a_layer_promises(make):
     nn.check(make(), (5,), x=TOKENS, input_slope=False)
