@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import json
 import os
 import platform
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from workloads import WORKLOADS
 
-ALONE = "hpcml exact, one rank"
+ALONE, FUSED_ALONE = "hpcml exact, one rank", "hpcml exact, fused, one rank"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -85,6 +86,9 @@ def contestants(comm, shard: Path, work, batch: int) -> dict[str, Callable[[], N
         ways = {name: ways[name] for name in ("exact", "fast all-reduce")}
     runs = {f"hpcml {name}": training_step(comm, shard, work.hpcml(), batch, sync) for name, sync in ways.items()}
     runs[ALONE] = on_first(comm, lambda: hpcml_alone(shard, work, batch // comm.size))
+    if importlib.util.find_spec("numba") is not None:
+        runs["hpcml exact, fused"] = training_step(comm, shard, fused(work), batch, hpcml.EveryStep())
+        runs[FUSED_ALONE] = on_first(comm, lambda: hpcml_alone(shard, work, batch // comm.size, fuse=True))
     try:
         import torch  # noqa: F401
     except ImportError:
@@ -106,13 +110,20 @@ def on_first(comm, make: Callable[[], Callable[[], None]]) -> Callable[[], None]
     return (lambda: None) if comm.rank else make()
 
 
-def hpcml_alone(shard: Path, work, rows: int) -> Callable[[], None]:
+def fused(work):
+    """Return hpcml's model with the steps that numba fuses."""
+    model = work.hpcml()
+    model.fuse()
+    return model
+
+
+def hpcml_alone(shard: Path, work, rows: int, fuse: bool = False) -> Callable[[], None]:
     """Return the exact step of one process by itself."""
     import hpcml
     from hpcml.bench.step import training_step
     from hpcml.comm.alone import Alone
 
-    return training_step(Alone(), shard, work.hpcml(), rows, hpcml.EveryStep())
+    return training_step(Alone(), shard, fused(work) if fuse else work.hpcml(), rows, hpcml.EveryStep())
 
 
 def torch_step(work, kind: str, ddp: bool = False) -> Callable[[], None]:
@@ -138,12 +149,13 @@ def tell_memory(who: str, work, folder: Path) -> int:
     """Print by how many bytes the largest size of this process grows over the first steps of one contestant."""
     from hpcml.bench.step import make_shard
 
-    if who == "hpcml":
+    if who.startswith("hpcml"):
+        fuse = who == "hpcml, fused"
         shard = folder / f"memory-{os.getpid()}.h5"
         make_shard(shard, work.rows, work.shape, work.classes, work.tokens)
-        hpcml_alone(shard, dataclasses.replace(work, rows=1), 1)()  # what is imported late is there now
+        hpcml_alone(shard, dataclasses.replace(work, rows=1), 1, fuse)()  # what is imported late is there now
         before = forget_peak()
-        step = hpcml_alone(shard, work, work.rows)
+        step = hpcml_alone(shard, work, work.rows, fuse)
     else:
         kind = who.removeprefix("torch")
         torch_step(dataclasses.replace(work, rows=1), kind)()
@@ -171,7 +183,7 @@ def memory_of(args: argparse.Namespace, name: str) -> int | None:
     """Return the bytes that a contestant's step needs, measured in a process of its own; None where only the ranks together have it."""
     if not name.endswith("one rank"):
         return None
-    who = "hpcml" if name == ALONE else name.removesuffix(", one rank")
+    who = {ALONE: "hpcml", FUSED_ALONE: "hpcml, fused"}.get(name, name.removesuffix(", one rank"))
     words = ["--workload", args.workload, "--rows", str(args.rows), "--folder", args.folder, "--memory-of", who]
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PMI", "MPI", "HYDRA"))}
     done = subprocess.run([sys.executable, __file__, *words], env=env, check=True, capture_output=True, text=True)

@@ -132,8 +132,12 @@ def build_model(config: Config, row: Shape) -> Model:
 
     Raises:
         ShapeError: if the model cannot take such rows.
+        ConfigError: if train.kernels asks for a package that is not installed.
     """
-    return MODELS[config.model.name](config.model, row, seed=config.train.seed, dtype=config.model.dtype)
+    model = MODELS[config.model.name](config.model, row, seed=config.train.seed, dtype=config.model.dtype)
+    if config.train.kernels == "fast":
+        model.fuse()
+    return model
 
 
 def _mlp(keys: ModelConfig, row: Shape, **options: Any) -> Model:

@@ -32,6 +32,8 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = {
     "mpi4py": ("comm/mpi.py", "comm/node.py", "comm/start.py", "watch/"),
     "cupy": ("arrays/", "comm/nccl.py"),
+    "numba": ("arrays/fast.py",),
+    "llvmlite": ("arrays/fast.py",),
     "h5py": ("data/", "train/checkpoint.py"),
     "safetensors": ("exporting/",),
     "onnx": ("exporting/",),

@@ -115,6 +115,7 @@ class TrainConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     exact: bool = True
     seed: int = 0
     micro_batch: int = 0
+    kernels: Literal["numpy", "fast"] = "numpy"
     loss: Literal[
         "auto", "softmax-cross-entropy", "binary-cross-entropy", "squared-error", "huber", "hinge", "contrastive", "token-cross-entropy"
     ] = "auto"

@@ -16,13 +16,15 @@ class Context:
     Random numbers come from (seed, step, worker, part) and the layer alone, so they do not depend on the ranks.
     """
 
-    __slots__ = ("finish", "keep", "part", "scratch", "seed", "step", "training", "weight", "weights", "worker")
+    __slots__ = ("fast", "finish", "keep", "part", "scratch", "seed", "step", "training", "weight", "weights", "worker")
 
     def __init__(self) -> None:
         """Start in evaluation."""
         self.training, self.scratch = False, Scratch()
         self.seed = self.step = self.worker = self.part = 0
         self.weight: float | None = None
+        self.fast: Any = None
+        """The fused functions of `arrays/fast.py`; None where all goes by numpy."""
         self.weights: Array = None
         """(B,) by which the rows of a pass of training count; None where all count alike. For layers that learn by a rule of their own."""
         self.keep: Array = None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpcml.arrays import Array, Device, namespace, stream
-from hpcml.errors import ShapeError
+from hpcml.errors import ConfigError, ShapeError
 from hpcml.nn.announcer import Announcer, Ready
 from hpcml.nn.arena import Arena
 from hpcml.nn.context import Context
@@ -76,6 +76,21 @@ class Model:
         """Move the arena to a device; layers follow their input."""
         if self.arena.device != device:
             self.arena.move(device)
+
+    def fuse(self) -> None:
+        """Use the steps of layers that numba fuses, on the CPU in float32; numbers then differ from numpy's in the last digits.
+
+        The first time on a machine they are compiled, for a quarter of a minute.
+
+        Raises:
+            ConfigError: if numba is not installed.
+        """
+        try:
+            from hpcml.arrays import fast
+        except ImportError as error:
+            text = f"fused steps need the package numba ({error}): pip install 'hpcml[fast]'"
+            raise ConfigError(f'{text}, or leave train.kernels at "numpy"') from error
+        self.context.fast = fast
 
     def describe(self) -> str:
         """Return the layers with their parameter shapes in one line."""

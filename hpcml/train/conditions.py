@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -33,8 +34,10 @@ def cores() -> int:
 
 
 def conditions() -> dict[str, Any]:
-    """Return what decides the bits of this rank's arithmetic: BLAS kernel and threads, numpy's version, the machine."""
-    return {"blas": blas.kernel(), "blas_threads": blas.threads(), "numpy": np.__version__, "machine": platform.machine()}
+    """Return what decides the bits of this rank's arithmetic: BLAS kernel and threads, numpy and, if used, numba, the machine."""
+    found = {"blas": blas.kernel(), "blas_threads": blas.threads(), "numpy": np.__version__, "machine": platform.machine()}
+    fused = sys.modules.get("hpcml.arrays.fast")
+    return found if fused is None else found | {"kernels": fused.NAME}
 
 
 def require_equal_conditions(comm: Communicator) -> None:

@@ -70,5 +70,6 @@ def identify(trainer: Trainer, sync: Plan | OwnPacePlan, sampling: dict[str, Any
         "seed": str(trainer.sampler.seed),
         "sampling": repr(dict(sorted(sampling.items()))),
         **({"micro-batch": str(trainer.differentiator.micro_batch)} if trainer.differentiator.micro_batch else {}),
+        **({} if trainer.model.context.fast is None else {"kernels": "fast"}),
         **({} if trainer.data.transforms is None else {"transforms": repr(trainer.data.transforms)}),
     }

@@ -197,7 +197,7 @@ def read_record(trainer: Trainer) -> Record | None:
                 raise RunError(
                     f"{path}: no arrival order to replay ({error}); server.replay takes the folder of an asynchronous run"
                 ) from error
-            differ = [key for key, value in trainer.identity.items() if there.get(key) != value]
+            differ = [key for key in trainer.identity | there if there.get(key) != trainer.identity.get(key)]
             if differ:
                 raise RunError(f"{folder}: recorded by a run with another {', '.join(differ)}; replay with that run's config.toml")
     data = trainer.comm.broadcast_bytes(data)

@@ -32,6 +32,8 @@ KEYS = {
     "seed": "train.seed",
     "sampling": "data.shuffle, data.block, data.window",
     "transforms": "data.transforms",
+    "micro-batch": "train.micro_batch",
+    "kernels": "train.kernels",
 }
 """The keys of a config that decide each part of a run's identity."""
 
@@ -158,7 +160,8 @@ def go_on(trainer: Trainer, found: Checkpoint) -> None:
 def require_same_run(identity: dict[str, str], found: Checkpoint) -> None:
     """Raise CheckpointError unless the checkpoint was written by a run with this identity."""
     there = found.manifest["identity"]
-    differ = [_difference(key, identity[key], str(there.get(key))) for key in identity if there.get(key) != identity[key]]
+    both = [(key, identity.get(key), there.get(key)) for key in identity | there]
+    differ = [_difference(key, str(now), str(then)) for key, now, then in both if now != then]
     if differ:
         text = f"{found.path}: of another run: {'; '.join(differ)}; resume with the run's own settings, or start anew in another folder"
         raise everywhere(CheckpointError(text))

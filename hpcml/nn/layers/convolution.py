@@ -10,6 +10,7 @@ from typing import Any
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn.layers import winograd
 from hpcml.nn.layers.layer import Built, Init, Layer, Shape, he_normal, zeros
 from hpcml.nn.layers.patches import Patches, Windows
 from hpcml.nn.layers.sums import sum_rows
@@ -62,6 +63,7 @@ class Conv(Layer):
             raise ShapeError(f"Conv: {self.groups} groups must divide {channels} input channels and {self.outputs} outputs")
         weight = (*self.windows.size[-axes:], channels // self.groups, self.outputs)
         self._out = (*self.windows.counts[-axes:], self.outputs)
+        self._tiles = winograd.fits(self.windows, self.groups, self.outputs)
         return self._out, {"weight": (weight, self.init), **({"bias": ((self.outputs,), zeros)} if self.bias else {})}
 
     def forward(self, x: Array) -> Array:
@@ -69,8 +71,14 @@ class Conv(Layer):
         xp = namespace(x)
         self._x = x
         images = self._images(x)
-        patches = self._memory(x)[0]
         out = self.take("out", (len(x), *self._out), x)
+        fast = self.fast(x) if self._tiles else None
+        if fast is not None:
+            winograd.convolve(fast, self.context.scratch, x, self.parameters["weight"].data, self.windows.padding, out)
+            if self.bias:
+                out += self.parameters["bias"].data
+            return out
+        patches = self._memory(x)[0]
         weight = self._by_group(self.parameters["weight"].data)
         for first in range(0, len(x), patches.images):
             part = slice(first, first + patches.images)
@@ -82,13 +90,21 @@ class Conv(Layer):
 
     def backward(self, slope: Array) -> Array:
         """Overwrite the gradients from slope (B, h, w, k) and return the input's slope."""
-        self._slope_of_filters(slope)
+        fast, scratch = self.fast(slope, self._x) if self._tiles else None, self.context.scratch
+        weight, padding = self.parameters["weight"], self.windows.padding
+        if fast is None:
+            self._slope_of_filters(slope)
+        else:
+            winograd.slope_of_filters(fast, scratch, self._x, slope, padding, weight.grad)
         if self.bias:
             sum_rows(slope.reshape(-1, self.outputs), self.work, self.parameters["bias"].grad)
         self.context.finish(self)  # before the input's slope, which takes as long again: the gradients may leave meanwhile
         if not self.needs_input_slope:
             return slope
-        back = self.context.scratch.slope(self._x.shape, slope)
+        back = scratch.slope(self._x.shape, slope)
+        if fast is not None:
+            winograd.convolve(fast, scratch, slope, winograd.turned(scratch, weight.data), (2 - padding[0], 2 - padding[1]), back)
+            return back
         turned = self._memory(slope)[1]
         if turned is not None:
             self._slope_by_windows(slope, self._images(back), turned)

@@ -141,6 +141,11 @@ class Layer(ABC):
         """Return memory that all layers share, for this call of forward or backward only; see Scratch.take."""
         return self.context.scratch.take(name, shape, like, dtype)
 
+    def fast(self, *arrays: Array) -> Any:
+        """Return the functions of `arrays/fast.py` if the model is to use them and they take all of these arrays, else None."""
+        fits = all(type(a) is np.ndarray and a.dtype == np.float32 and a.flags.carray for a in arrays)
+        return self.context.fast if fits else None
+
     def over_input(self, x: Array) -> Array:
         """Return where outputs of the input's shape go: over the input if nobody needs it, else a buffer of this layer."""
         return x if self.may_overwrite_input else self.take("out", x.shape, x)

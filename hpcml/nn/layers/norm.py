@@ -5,6 +5,8 @@ Letters: m positions, d numbers of the last axis. h is the normalised input, r o
 
 from __future__ import annotations
 
+import numpy as np
+
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
 from hpcml.nn.layers.layer import Built, Layer, Shape, ones, zeros
@@ -35,9 +37,13 @@ class LayerNorm(Layer):
     def forward(self, x: Array) -> Array:
         """Return the normalised rows in the layer's own buffer; keeps x, its means and r until backward, which makes h again."""
         xp, d = namespace(x), x.shape[-1]
-        flat = x.reshape(-1, d)
+        flat, fast = x.reshape(-1, d), self.fast(x) if self.centred else None
         self._x, out = flat, self.take("out", flat.shape, x)
         self._mean, self._scale = self.take("mean", (len(flat), 1), x), self.take("scale", (len(flat), 1), x)
+        if fast is not None:
+            gain, shift = self.parameters["gain"].data, self.parameters["bias"].data
+            fast.layer_norm(flat, gain, shift, np.float32(self.epsilon), out, self._mean, self._scale)
+            return out.reshape(x.shape)
         bias, one = self.parameters["bias"].data if self.centred else None, self._one(x)
         for piece in pieces(x, len(flat), d):
             a, o, r, mean = flat[piece], out[piece], self._scale[piece], self._mean[piece]
@@ -62,6 +68,10 @@ class LayerNorm(Layer):
         """Overwrite the gradients and slope, which it returns as r (g - mean g - h mean gh), g being slope times gain."""
         xp, d = namespace(slope), slope.shape[-1]
         flat, gain = slope.reshape(-1, d), self.parameters["gain"]
+        fast = self.fast(slope, self._x) if self.centred else None
+        if fast is not None:
+            fast.layer_norm_slope(flat, self._x, self._mean, self._scale, gain.data, gain.grad, self.parameters["bias"].grad)
+            return slope
         work, row = self.take("out", flat.shape, slope), self.take("row", (1, d), slope)[0]
         column = self.scratch("column", (len(flat), 1), slope)
         gain.grad.fill(0)

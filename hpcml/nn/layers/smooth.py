@@ -30,13 +30,18 @@ class Smooth(Layer):
 
     def forward(self, x: Array) -> Array:
         """Return the activation of x in the layer's own buffer."""
-        out, self._bend = self.take("out", x.shape, x), x if self.may_overwrite_input else self.take("bend", x.shape, x)
-        flat, out_flat, bend_flat = x.reshape(-1), out.reshape(-1), self._bend.reshape(-1)
+        out, bends = self.places(x)
+        flat, out_flat, bend_flat = x.reshape(-1), out.reshape(-1), bends.reshape(-1)
         for piece in pieces(x, flat.size):
             bend, scratch = (self.scratch(name, (piece.stop - piece.start,), x) for name in ("bend", "scratch"))
             self.curve(flat[piece], out_flat[piece], bend, scratch)
             bend_flat[piece] = bend
         return out
+
+    def places(self, x: Array) -> tuple[Array, Array]:
+        """Return where the activation of x and the derivative that backward needs go."""
+        self._bend = x if self.may_overwrite_input else self.take("bend", x.shape, x)
+        return self.take("out", x.shape, x), self._bend
 
     def backward(self, slope: Array) -> Array:
         """Overwrite slope with slope times the derivative, and return it."""
@@ -83,6 +88,17 @@ class GELU(Smooth):
         """Take the approximation by tanh, a few times faster, or with tanh=False the true distribution function."""
         super().__init__()
         self.tanh = tanh
+
+    def forward(self, x: Array) -> Array:
+        """Return the activation of x in the layer's own buffer."""
+        fast = self.fast(x) if self.tanh else None
+        if fast is None:
+            return super().forward(x)
+        out, bend = self.places(x)
+        if bend is not x:
+            bend[...] = x
+        fast.gelu(bend.reshape(-1), out.reshape(-1))
+        return out
 
     def curve(self, x: Array, out: Array, bend: Array, scratch: Array) -> None:
         """Overwrite out, bend and scratch; see Smooth."""
