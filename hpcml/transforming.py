@@ -52,7 +52,8 @@ def keep_statistics(config: Config, train: ShardedDataset, comm: Communicator, f
     if kept:
         return kept
     for number in wanted:
-        kept.append(moments(ShardedDataset(train.index, _pipeline(config, config.data.transforms[:number], kept)), comm))
+        data = ShardedDataset(train.index, _pipeline(config, config.data.transforms[:number], kept))
+        kept.append(moments(data, comm, config.data.on_corrupt == "quarantine"))
     plain = [{"mean": mean.tolist(), "deviation": deviation.tolist()} for mean, deviation in kept]
     with comm.together():
         if comm.rank == 0:

@@ -197,6 +197,10 @@ class ShardedDataset:
     def end_epoch(self) -> None:
         """Be told by every rank, between two epochs, that all rows of one were read; kept rows are shared here, and files need nothing."""
 
+    def refuse_changed(self) -> None:
+        """Raise ShardError where a file that this process read since the last call is not the one that was indexed any more."""
+        self._handles.refuse_changed()
+
     def close(self) -> None:
         """Close every open file; a later read opens what it needs again.
 

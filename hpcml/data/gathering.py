@@ -61,9 +61,9 @@ def cut(stem: str, start: int, stop: int, rows_each: int) -> list[Output]:
     return [Output(f"{stem}-{i:05d}.h5", first, min(first + rows_each, stop)) for i, first in enumerate(starts)]
 
 
-def cut_evenly(stem: str, rows: int, files: int) -> list[Output]:
+def cut_evenly(stem: str, start: int, stop: int, files: int) -> list[Output]:
     """Cut new rows into a number of files whose lengths differ by at most one."""
-    edges = [rows * i // files for i in range(files + 1)]
+    edges = [start + (stop - start) * i // files for i in range(files + 1)]
     return [Output(f"{stem}-{i:05d}.h5", edges[i], edges[i + 1]) for i in range(files)]
 
 

@@ -48,6 +48,7 @@ class Handles:
         self._pid = os.getpid()
         self._trusted: set[Any] = set()
         self._passed: dict[tuple[str, str], np.ndarray] = {}
+        self._used: dict[str, Shard] = {}
         self._renew()
         self.bytes_read = 0
 
@@ -79,6 +80,7 @@ class Handles:
             road, scratch = self._road(shard, field, start), self._borrow()
             road.read(start, count, landing, place, scratch)
             self._free.append(scratch)
+            self._used[shard.path] = shard
         except ShardError:
             raise
         except (OSError, RuntimeError, ValueError, OverflowError, MemoryError) as error:  # damaged metadata may name any number
@@ -89,6 +91,22 @@ class Handles:
         """Tell the system that rows of a field (one data set) will be read soon; what is wrong with them, the read will say."""
         with contextlib.suppress(ShardError, OSError, RuntimeError, ValueError, OverflowError, MemoryError):
             self._road(shard, field, start).announce(start, count)
+
+    def refuse_changed(self) -> None:
+        """Look once more at every file that was read since the last look.
+
+        Raises:
+            ShardError: for a file of another size or time, or whose name another file took while it was open here.
+        """
+        with self._lock:
+            used, self._used = self._used, {}
+            for path, shard in used.items():
+                refuse_changed(shard)
+                held = self._open.get(path)
+                if held is not None and not os.path.samestat(os.fstat(held.file.fd), os.stat(path)):
+                    raise ShardError(
+                        f"{path}: another file took its name since it was opened; start again so that all ranks see the new file"
+                    )
 
     def close(self) -> None:
         """Close every file as soon as no thread reads from it; the next read opens what it needs again."""

@@ -12,7 +12,6 @@ A shard is an HDF5 file. A field is a data set inside it, named by its path ("x"
 
 from __future__ import annotations
 
-import difflib
 import fcntl
 import glob
 import os
@@ -27,6 +26,7 @@ import numpy as np
 
 from hpcml.data.elsewhere import external_folder
 from hpcml.data.index import Field, Index, Shard
+from hpcml.data.naming import refuse_misspelt, suggest
 from hpcml.data.storage import Stored, look
 from hpcml.data.variable import Packing, find_variable
 from hpcml.errors import ShardError
@@ -212,6 +212,9 @@ def _inspect(path: Path, wanted: Sequence[Sequence[str]], reading: Reading) -> t
     _refuse_writer(path)
     with open_file(path) as file:
         try:
+            for names, free in zip(wanted, (True, False, False), strict=True):
+                for name in names:
+                    refuse_misspelt(path, file, name, reading.packing, free)
             looked = {name: _field(path, file, name, reading) for names in wanted for name in names}
         except ShardError:
             raise
@@ -247,7 +250,7 @@ def _field(path: Path, file: Any, name: str, reading: Reading) -> tuple[Field, i
     item = find_dataset(path, file, name) if name.strip("/") else file
     if not isinstance(item, h5py.Dataset):
         what = "is a group" if isinstance(item, h5py.Group) else "is absent"
-        raise ShardError(f"{path}: field {name!r} {what}; {_suggest(file, name)}")
+        raise ShardError(f"{path}: field {name!r} {what}; {suggest(file, name)}")
     dtype = _supported(path, name, dtype_of(path, item))
     if not item.shape:
         raise ShardError(f"{path}: field {name!r} has shape {item.shape}, expected rows on its first axis; write it as an array")
@@ -274,18 +277,6 @@ def _supported(path: Path, name: str, dtype: np.dtype[Any]) -> str:
     if found not in DTYPES:
         raise ShardError(f"{path}: field {name!r} has dtype {dtype}, expected one of {', '.join(DTYPES)}; write it as numbers")
     return found
-
-
-def _suggest(file: Any, name: str) -> str:
-    """List the data sets of a file, the one whose name is near first."""
-    import h5py
-
-    names: list[str] = []
-    file.visititems(lambda key, item: names.append(key) if isinstance(item, h5py.Dataset) else None)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return f"{hint}the file has the data sets {', '.join(map(repr, names[:20])) or '(none)'}{more}"
 
 
 def _agree(path: Path, first_path: Path, first: Field | None, found: Field | None) -> None:

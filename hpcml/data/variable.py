@@ -115,6 +115,12 @@ def in_words(path: Path, file: Any, name: str, names: Sequence[str]) -> str:
     return f'{rows:,} sparse rows of {columns:,} columns, {share:.2%} of them filled; data.features = "{name}"'
 
 
+def shown_field(file: Any, name: str) -> str:
+    """Return the field of which a name shows values, length or mask."""
+    parent, _, last = name.rpartition("/")
+    return parent if last in SHOWN and parent and file.get(name) is None else name
+
+
 def find_variable(path: Path, file: Any, name: str, packing: Packing, **reading: Any) -> tuple[tuple[int, ...], int, Stored] | None:
     """Return (row shape, rows, how they are stored) of a field of rows of variable length, or None if the name is none.
 
@@ -128,9 +134,8 @@ def find_variable(path: Path, file: Any, name: str, packing: Packing, **reading:
     Raises:
         ShardError: for offsets, columns or lengths that cannot be, naming the row.
     """
-    parent, _, last = name.rpartition("/")
-    show = last if last in SHOWN and parent and file.get(name) is None else "values"
-    field = parent if show != "values" else name
+    field = shown_field(file, name)
+    show = "values" if field == name else name.rpartition("/")[2]
     found = find_group(file, field, packing)
     if found is None:
         return None

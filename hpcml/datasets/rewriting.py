@@ -71,8 +71,7 @@ class Wish:
     def cut(self, stem: str, start: int, stop: int, row_bytes: int) -> list[Output]:
         """Cut new rows start to stop-1 into files."""
         if self.files:
-            parts = cut_evenly(stem, stop - start, self.files)
-            return [Output(part.name, part.start + start, part.stop + start) for part in parts]
+            return cut_evenly(stem, start, stop, self.files)
         return cut(stem, start, stop, self.rows or max(1, SHARD_BYTES // max(1, row_bytes)))
 
     def plain(self) -> dict[str, Any]:

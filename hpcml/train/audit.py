@@ -49,7 +49,7 @@ class Audit:
         """Judge the epoch that ends, on every rank, tell the data of its end, and return what there is to say of shards left out.
 
         Raises:
-            DataError: on every rank, if the rows used are not all rows exactly once.
+            DataError: on every rank, if the rows used are not all rows exactly once, or a file changed while they were read.
         """
         total = self._ledger.vector()
         self._comm.all_reduce(total)
@@ -58,6 +58,9 @@ class Audit:
         except DataError as error:
             raise everywhere(error) from None
         self._ledger.reset()
+        # An open file is trusted for a second: what changed in the last one before the epoch's end is found here.
+        with self._comm.together():
+            self._data.refuse_changed()
         self._data.end_epoch()
         return self._bury(where) if self._loader.quarantine else []
 

@@ -5,15 +5,17 @@ The tree of data/statistics.py is walked: each rank takes a run of its leaves, p
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import numpy as np
 
 from hpcml.arrays import spans
-from hpcml.comm.communicator import Communicator
+from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.data import ShardedDataset
 from hpcml.data.gathering import RowSource
 from hpcml.data.statistics import BLOCK_BYTES, LEAVES, Moments, Nodes, fold, leaf, pack, unpack
+from hpcml.errors import DataError, ShardError
 from hpcml.sync.tree import Node, crossings
 
 Told = Callable[[int, int], None]
@@ -75,25 +77,42 @@ def _receive(source: int, comm: Communicator) -> bytes:
 class _Features:
     """The features of a data set, as they come out of its transforms, in float64."""
 
-    def __init__(self, data: ShardedDataset) -> None:
-        self._data, self.rows = data, data.rows
+    def __init__(self, data: ShardedDataset, quarantine: bool) -> None:
+        self._data, self.rows, self._quarantine = data, data.rows, quarantine
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
-        """Return rows start to stop-1."""
+        """Return rows start to stop-1, under a quarantine without those that cannot be read: the same ones whoever reads."""
         x = np.empty((stop - start, *self._data.x.shape))
-        self._data.read(start, stop, x)
+        try:
+            self._data.read(start, stop, x)
+        except ShardError:
+            if not self._quarantine:
+                raise
+            return {"x": self._readable(start, stop)}
         return {"x": x}
 
+    def _readable(self, start: int, stop: int) -> np.ndarray:
+        """Return the rows of all pieces that can be read."""
+        found = [np.empty((0, *self._data.x.shape))]
+        for first, last in self._data.pieces(start, stop, 1):
+            piece = np.empty((last - first, *self._data.x.shape))
+            with contextlib.suppress(ShardError):
+                self._data.read(first, last, piece)
+                found.append(piece)
+        return np.concatenate(found)
 
-def moments(data: ShardedDataset, comm: Communicator) -> tuple[np.ndarray, np.ndarray]:
+
+def moments(data: ShardedDataset, comm: Communicator, quarantine: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each number of a row over all rows, two arrays (*row,) float64.
 
     NaN and infinity are left out, so that the row that holds one, and no other, is refused when it is trained on.
 
     Raises:
-        DataError: on every rank, if any rank meets rows that cannot be read.
+        DataError: on every rank, if any rank meets rows that cannot be read and there is no quarantine, or none can be read.
     """
     shape = data.x.shape
     step = max(1, BLOCK_BYTES // max(1, 8 * int(np.prod(shape, dtype=np.int64))))
-    found = field_moments(_Features(data), step, comm, lambda done, total: None)["x"]
+    found = field_moments(_Features(data, quarantine), step, comm, lambda done, total: None).get("x")
+    if found is None:
+        raise everywhere(DataError("standardise: no row of the training data can be read; `hpcml data verify` says what is wrong"))
     return found.table[1].reshape(shape), found.deviation.reshape(shape)

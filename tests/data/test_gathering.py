@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcml.data.gathering import (
-    Output,
     block_rows,
     cut,
     cut_evenly,
@@ -55,7 +54,7 @@ def test_spills_give_every_file_its_rows_in_order(tmp_path_factory, rows, size, 
     for path, unit in zip(paths, cuts, strict=True):
         write_spill(source, unit, inverse, fields, path)
     assert sorted(source.runs) == cuts
-    for output in cut_evenly("part", rows, min(files, rows)):
+    for output in cut_evenly("part", 0, rows, min(files, rows)):
         made = read_spills(paths, cuts, inverse, output, fields)
         np.testing.assert_array_equal(made["y"], order[output.start : output.stop])
         np.testing.assert_array_equal(made["x"], source.x[order[output.start : output.stop]])
@@ -65,7 +64,7 @@ def test_spills_give_every_file_its_rows_in_order(tmp_path_factory, rows, size, 
 def test_cuts_cover_every_row_once(rows, each):
     for outputs in (
         cut("part", 5, 5 + rows, each),
-        [Output(o.name, o.start + 5, o.stop + 5) for o in cut_evenly("part", rows, min(each, rows))],
+        cut_evenly("part", 5, 5 + rows, min(each, rows)),
     ):
         assert [row for output in outputs for row in range(output.start, output.stop)] == list(range(5, 5 + rows))
         assert [output.name for output in outputs] == sorted({output.name for output in outputs})

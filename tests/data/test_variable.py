@@ -134,6 +134,22 @@ def test_other_names_and_data_sets_outside_a_group(tmp_path):
         assert everything(data).tolist() == [[0, 0, 0, 1], [0, 2, 0, 0]]
 
 
+def test_a_misspelt_name_does_not_become_the_rows_at_the_root_in_silence(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["v"], file["c"], file["s"] = np.arange(3.0), [0, 3, 1], [0, 2, 3]
+        file["label"], file["image"] = np.arange(2), np.ones((2, 5))
+    keys = {"packing": Packing(sparse=("v", "c", "s"), pad_to=4)}
+    with open_shards(tmp_path / "a.h5", "tracks", "label", **keys) as data:
+        assert data.x.shape == (4,)
+    for features, target in (("tracks", "lable"), ("image", "lable")):
+        with pytest.raises(ShardError, match=r"a\.h5: field 'lable' is absent; did you mean 'label'"):
+            open_shards(tmp_path / "a.h5", features, target, **keys)
+    with pytest.raises(ShardError, match=r"'imag' is absent; did you mean 'image'.* are the field \"/\""):
+        open_shards(tmp_path / "a.h5", "imag", "label", **keys)
+    with open_shards(tmp_path / "a.h5", "/", "label", **keys) as data:
+        assert data.x.shape == (4,)
+
+
 def test_entries_of_one_column_are_added_as_scipy_does_in_any_order(tmp_path):
     csr = scipy.sparse.csr_matrix((np.arange(1.0, 7, dtype=np.float32), [4, 0, 4, 1, 0, 1], [0, 3, 3, 6]), shape=(3, 5))
     truth = write_csr(tmp_path / "a.h5", csr)

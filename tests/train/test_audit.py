@@ -14,7 +14,7 @@ from hpcml.comm import simulated
 from hpcml.data import ShardedDataset, open_shards
 from hpcml.errors import DataError
 from hpcml.optim import SGD
-from hpcml.sync import EveryStep
+from hpcml.sync import EveryStep, LocalSteps
 from hpcml.train import Saving, Trainer
 
 ROWS = 40
@@ -40,14 +40,14 @@ def corrupt(path):
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def trainer(index, comm, **options):
+def trainer(index, comm, sync=None, **options):
     model = nn.mlp([6, 8, 3], seed=1)
     sampling = {"block": 8, "window": 2}
     return Trainer(
         model,
         nn.softmax_cross_entropy,
         SGD(0.1),
-        EveryStep(),
+        sync or EveryStep(),
         ShardedDataset(index),
         batch=12,
         workers=4,
@@ -91,11 +91,12 @@ def test_a_loader_that_skips_or_repeats_rows_is_found_at_the_end_of_the_epoch(sh
     assert simulated.run(2, program) == [0, 0]
 
 
-def test_a_quarantine_gives_the_same_bits_on_any_number_of_ranks(shards):
+@pytest.mark.parametrize("sync", [EveryStep(), LocalSteps(every=3)], ids=["every-step", "local-steps"])
+def test_a_quarantine_gives_the_same_bits_on_any_number_of_ranks(shards, sync):
     index = open_shards(shards / "*.h5").index
     corrupt(shards / "1.h5")
-    options = {"loading": {"quarantine": True}}
-    found = [weights(index, ranks, **options) for ranks in (1, 2, 3)]
+    options = {"loading": {"quarantine": True}, "sync": sync}
+    found = [weights(index, ranks, **options) for ranks in (1, 2, 3, 4)]
     assert len({one[0] for ranks in found for one in ranks}) == 1
     assert {(one[1]["rows_used"], one[1]["rows_left_out"]) for ranks in found for one in ranks} == {(2 * ROWS, ROWS)}
     assert all(any("8 rows could not be read" in note and "1.h5" in note for note in one[2]) for ranks in found for one in ranks)
@@ -178,3 +179,30 @@ def test_a_target_that_is_no_class_names_its_file_and_row(shards):
     index = open_shards(shards / "*.h5").index
     with pytest.raises(DataError, match=r"targets \[9\] are outside the classes 0 to 2.*2\.h5 row 5"):
         simulated.run(1, lambda comm: trainer(index, comm).run(1))
+
+
+@pytest.mark.parametrize("how", ["written", "replaced"])
+def test_a_file_that_changes_just_before_the_end_of_an_epoch_is_named_on_every_rank(shards, how):
+    index = open_shards(shards / "*.h5").index
+    path = shards / "2.h5"
+
+    def program(comm):
+        run = trainer(index, comm)
+        steps = run.step
+
+        def step(batches):
+            steps(batches)
+            if comm.rank == 0 and run.count == 8 and how == "written":
+                os.utime(path)
+            elif comm.rank == 0 and run.count == 8:
+                times = path.stat()
+                other = path.with_suffix(".new")
+                other.write_bytes(path.read_bytes())
+                os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+                os.replace(other, path)
+
+        run.step = step
+        with pytest.raises(DataError, match=r"2\.h5: (changed since it was indexed|another file took its name)"):
+            run.run(1)
+
+    simulated.run(2, program)

@@ -6,11 +6,13 @@ import os
 
 import h5py
 import numpy as np
+import pytest
 
 from hpcml.comm import simulated
 from hpcml.data import ShardedDataset, open_shards
 from hpcml.datasets.checking import statistics
 from hpcml.datasets.dealing import open_all
+from hpcml.errors import DataError
 from hpcml.train.statistics import moments
 from tests.datasets.conftest import quiet
 
@@ -77,3 +79,26 @@ def test_a_run_keeps_its_statistics_for_resume_evaluation_and_prediction(tmp_pat
         y = np.empty(test.rows, np.int64)
         test.read(0, test.rows, np.empty((test.rows, 64), np.float32), y)
         assert (found["class"][()] == y).mean() > 0.9
+
+
+def test_a_quarantine_leaves_out_the_rows_that_cannot_be_read_and_no_others(tmp_path):
+    values = np.random.default_rng(3).random((96, 4)).astype("f4")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=values, chunks=(8, 4), compression="gzip", fletcher32=True)
+    index = open_shards(tmp_path / "a.h5", target=None).index
+    with h5py.File(tmp_path / "a.h5") as file:
+        info = file["x"].id.get_chunk_info(5)
+    times = (tmp_path / "a.h5").stat()
+    with (tmp_path / "a.h5").open("r+b") as file:
+        file.seek(info.byte_offset + 20)
+        file.write(bytes(8))
+    os.utime(tmp_path / "a.h5", ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(DataError, match=r"rows .* cannot be read"):
+        simulated.run(2, lambda comm: moments(ShardedDataset(index), comm))
+    found = [one for ranks in (1, 2, 3) for one in simulated.run(ranks, lambda comm: moments(ShardedDataset(index), comm, True))]
+    good = np.delete(values, range(40, 48), axis=0).astype(float)
+    for mean, deviation in found:
+        np.testing.assert_array_equal(mean, found[0][0])
+        np.testing.assert_array_equal(deviation, found[0][1])
+        np.testing.assert_allclose(mean, good.mean(axis=0))
+        np.testing.assert_allclose(deviation, good.std(axis=0))
