@@ -188,7 +188,7 @@ def build_server(config: Config) -> ParameterServer:
         "bap": BAP,
         "bsp": BSP,
         "ssp": lambda: SSP(keys.bound),
-        "asp": lambda: ASP(keys.threshold, keys.bound),
+        "asp": lambda: ASP(keys.threshold, keys.bound, keys.regions, None if keys.inside < 0 else keys.inside),
     }
     return ParameterServer(
         models[keys.consistency](),

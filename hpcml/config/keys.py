@@ -201,6 +201,8 @@ class ServerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     consistency: Literal["tap", "bap", "ssp", "asp", "bsp"] = "tap"
     bound: int = 3
     threshold: float = 0.01
+    regions: int = 0
+    inside: int = -1
     ranks: int = 0
     groups: int = 0
     stealing: bool = False

@@ -27,6 +27,8 @@ _RANGES = {
     "sync.memory": 1,
     "server.bound": 0,
     "server.threshold": 0,
+    "server.regions": 0,
+    "server.inside": -1,
     "server.ranks": 0,
     "server.groups": 0,
     "server.compensation": 0,
@@ -261,7 +263,7 @@ _WITH_SERVER = {
 }
 """Synchronisers with a server, and the keys of [server] that mean nothing to each."""
 
-_BY_CONSISTENCY = {"bound": ("ssp", "asp"), "threshold": ("asp",)}
+_BY_CONSISTENCY = {"bound": ("ssp", "asp"), "threshold": ("asp",), "regions": ("asp",), "inside": ("asp",)}
 """Keys of [server] that mean something under some consistencies alone."""
 
 

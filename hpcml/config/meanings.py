@@ -110,6 +110,8 @@ MEANINGS = {
     "server.consistency": "`tap`, `bap`, `ssp`, `asp`, `bsp`: how far workers of a server may run apart",
     "server.bound": "`ssp`, `asp`: clocks that a worker may be ahead of the slowest",
     "server.threshold": "`asp`: updates below threshold / sqrt(clock) of their value are kept back and added up",
+    "server.regions": "`asp`: regions of workers and shards, between which links are slow, filtered and counted; 0: every link is slow",
+    "server.inside": "`asp`: clocks that a worker may be ahead of the slowest of its region; -1: as far as `server.bound` lets it",
     "server.ranks": "ranks that serve and do not compute; 0: every rank does both",
     "server.groups": "groups of workers that add their gradients up and write as one; 0: every worker writes for itself",
     "server.stealing": "a worker whose rows of an epoch are used up takes over others'",

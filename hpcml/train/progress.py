@@ -54,6 +54,10 @@ class Progress(Hook):
         conits = trainer.sync.conits()
         if self._show and conits is not None:
             self._write(f"replicas: {conits}")
+        server = trainer.pace.measured(trainer).get("server")
+        if self._show and server:
+            told = f"{server['bytes_sent'] / 1e6:,.1f} MB sent between ranks"
+            self._write(f"letters: {told}" + f", {server['bytes_by_formula'] / 1e6:,.1f} by the formula" * (server["bytes_by_formula"] > 0))
 
     def after_failure(self, trainer: Trainer) -> None:
         """Close the bar, so that the error stands on a line of its own and the terminal has its cursor back."""

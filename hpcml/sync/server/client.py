@@ -58,15 +58,26 @@ class Client:
         share: what a mean gradient is multiplied by: 1 / (writers) where writes are taken one by one.
         unit: its number as a writer, which is that of its group.
         team: its group.
+        slow: whether the link to each shard is, since it lies in another region.
     """
 
     def __init__(
-        self, worker: int, arena: Arena, spans: list[slice], homes: list[int], post: Post, share: float, unit: int, team: Team
+        self,
+        worker: int,
+        arena: Arena,
+        spans: list[slice],
+        homes: list[int],
+        post: Post,
+        share: float,
+        unit: int,
+        team: Team,
+        slow: list[bool],
     ) -> None:
         self.worker, self.arena, self.spans, self.homes, self.post, self.share = worker, arena, spans, homes, post, share
         self.unit, self.team = unit, team
         self.view = aligned(arena.n, arena.dtype)
         self.owed = aligned(arena.n, arena.dtype)
+        self.slow = slow
         self.sums = np.zeros(len(Tail))
         self.measures = Measures()
         self.answers: dict[int, np.ndarray] = {}
@@ -204,6 +215,7 @@ class Client:
         weight(letter)[0] = rows
         head(letter)[Field.ANSWER], head(letter)[Field.EXTRA] = answer, shard
         self.clocks[shard] += 1
+        self.measures.between += self.slow[shard] * (letter.size - HEAD_BYTES)
         self.open.add(shard)
         self.post.send(self.homes[shard], letter, shard)
 

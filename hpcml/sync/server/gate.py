@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Protocol
 
 from hpcml.errors import CommError
-from hpcml.sync.server.consistency import Consistency
+from hpcml.sync.server.consistency import Consistency, regions_of
 
 
 class Act(IntEnum):
@@ -99,6 +99,7 @@ class LiveGate(_Noted):
     def __init__(self, consistency: Consistency, workers: int, warm: int = 0) -> None:
         super().__init__(workers)
         self._bound, self._whole, self._warm = consistency.bound, consistency.whole, warm
+        self._inside, self._regions = consistency.inside, regions_of(workers, consistency.regions or 1)
         self._gone = [False] * workers
         self._writes: list[int] = []
         self._asked: list[int] = []
@@ -143,11 +144,14 @@ class LiveGate(_Noted):
         # A write that waits for those of others is read with them, not before.
         if worker in self._writes or self._coming - {worker}:
             return False
+        if self._inside is not None and clock - self.slowest(self._regions[worker]) > self._inside:
+            return False
         return self._bound is None or clock - self.slowest() <= self._bound
 
-    def slowest(self) -> int:
-        """Return the smallest clock of the workers that still work; where none does, the largest of all."""
-        return min((c for c, gone in zip(self.clocks, self._gone, strict=True) if not gone), default=max(self.clocks))
+    def slowest(self, region: int | None = None) -> int:
+        """Return the smallest clock of the workers, of one region or of all, that still work; where none does, the largest of all."""
+        places = [w for w, gone in enumerate(self._gone) if not gone and region in (None, self._regions[w])]
+        return min((self.clocks[w] for w in places), default=max(self.clocks))
 
 
 class ReplayGate(_Noted):

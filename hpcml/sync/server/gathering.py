@@ -24,8 +24,15 @@ def gather_record(comm: Communicator, mine: Record) -> Record:
     return whole
 
 
-def gather_measures(comm: Communicator, post: Post, mine: Iterable[Measures]) -> tuple[Measures, dict[str, Any]]:
-    """Return the measures of all ranks added up, and the same as plain numbers with bytes, letters and seconds waited."""
+def gather_measures(comm: Communicator, post: Post, mine: Iterable[Measures], formula: float = 0.0) -> tuple[Measures, dict[str, Any]]:
+    """Return the measures of all ranks added up, and the same as plain numbers with bytes, letters and seconds waited.
+
+    Args:
+        comm: all ranks.
+        post: this rank's letters.
+        mine: the measures of this rank.
+        formula: bytes that this rank's workers should cost; 0 where there is no formula.
+    """
     mail = post.mail
     own = {
         "parts": [measures.plain() for measures in mine],
@@ -33,6 +40,7 @@ def gather_measures(comm: Communicator, post: Post, mine: Iterable[Measures]) ->
         "letters": mail.sent_letters,
         "waited": post.waited,
         "unrung": post.unrung,
+        "formula": formula,
     }
     whole, found = Measures(), [json.loads(data) for data in comm.all_gather_bytes(json.dumps(own).encode())]
     for rank in found:
@@ -40,6 +48,7 @@ def gather_measures(comm: Communicator, post: Post, mine: Iterable[Measures]) ->
             whole.add(plain)
     return whole, whole.plain() | {
         "bytes_sent": sum(rank["bytes"] - HEAD_BYTES * rank["letters"] for rank in found),
+        "bytes_by_formula": round(sum(rank["formula"] for rank in found)),
         "letters_sent": sum(rank["letters"] for rank in found),
         "seconds_waited": sum(rank["waited"] for rank in found),
         "letters_unrung": sum(rank["unrung"] for rank in found),

@@ -17,6 +17,7 @@ class Measures:
     - missed: at each write, how many writes of others the shard had taken since the writer last read; a histogram.
     - gaps: at each read, how many clocks the reader is ahead of the slowest worker; a histogram.
     - disordered: writes that were taken after one with a later clock; refused: writes that came twice.
+    - between: bytes of the bodies of letters between a worker and a shard of different regions, wherever these are hosted.
     - drift: the largest distance of a worker's copy of a shard from what an answer brought.
     """
 
@@ -24,7 +25,7 @@ class Measures:
         self.missed: Counter[int] = Counter()
         self.gaps: Counter[int] = Counter()
         self.disordered = self.refused = 0
-        self.drift = 0.0
+        self.between, self.drift = 0, 0.0
 
     def take_write(self, missed: int, clock: int, latest: int) -> None:
         """Note a write whose author had not read `missed` writes of others, at its clock, where `latest` was the largest so far."""
@@ -52,6 +53,7 @@ class Measures:
             "clock_gaps": {str(k): self.gaps[k] for k in sorted(self.gaps)},
             "out_of_order": self.disordered,
             "refused": self.refused,
+            "bytes_between_regions": self.between,
             "largest_drift": self.drift,
         }
 
@@ -61,4 +63,5 @@ class Measures:
         self.gaps.update({int(k): n for k, n in plain["clock_gaps"].items()})
         self.disordered += plain["out_of_order"]
         self.refused += plain["refused"]
+        self.between += plain["bytes_between_regions"]
         self.drift = max(self.drift, plain["largest_drift"])

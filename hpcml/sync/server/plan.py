@@ -108,6 +108,10 @@ class ParameterServer:
         if self.spare >= workers:
             text = f"sync.spare is {self.spare}; of {workers} workers at least one must count"
             yield f"{text}: give {workers - 1} or fewer"
+        regions, shards = self.consistency.regions, self.servers or workers
+        if regions > min(self.groups or workers, shards):
+            text = f"server.regions is {regions} for {self.groups or workers} writers and {shards} shards"
+            yield f"{text}; each region needs one of both: set it to {min(self.groups or workers, shards)} or fewer"
         if rule.looks and not isinstance(self.worker, ElasticWorker):
             text = f"{type(rule).__name__} looks at whole vectors, of which a shard sees a part"
             yield f"{text}; choose sgd, adagrad or adamw without clipping, or another sync.name"

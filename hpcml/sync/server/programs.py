@@ -31,6 +31,8 @@ class Gradients:
     """Write every gradient, and go on from the parameters that the answers bring."""
 
     own_model: ClassVar[bool] = False
+    letters: ClassVar[float] = 2.0
+    """Times that all parameters travel in a step of a worker, there or back."""
 
     def run(self, client: Client, work: Work, following: Next, consistency: Consistency, rule: Rule) -> Program:
         """Yield through one epoch of a worker."""
@@ -67,12 +69,16 @@ def _write_all(client: Client, rows: float) -> None:
 
 
 def _write_significant(client: Client, consistency: Consistency, rate: float, rows: float) -> None:
-    """Write the entries whose owed update is significant, keep the others, and show the worker its own ones at once."""
+    """Write the entries whose owed update is significant, and keep the others; to shards of the worker's own region write all."""
     owed = client.owed
     owed += client.grad[: client.arena.n]
     # Where whole sums are written, a sum over rows is 1 / (V rows) of a step; elsewhere it was scaled already.
     scale = rate * (client.share / rows if consistency.whole and rows else 1.0)
     for shard, span in enumerate(client.spans):
+        if consistency.regions and not client.slow[shard]:
+            client.write(shard, owed[span], rows, CHANGES)
+            owed[span] = 0
+            continue
         where = significant(owed[span], client.view[span], scale, consistency.threshold, client.total)
         if sparse_is_smaller(len(where), span.stop - span.start, owed.dtype):
             client.post.send(client.homes[shard], note(client.post.mail, Kind.COMING, client.unit, shard), -1)
@@ -117,6 +123,11 @@ class Downpour:
         """Refuse periods below one step."""
         if self.fetch < 1 or self.push < 1:
             raise ConfigError(f"server.fetch is {self.fetch} and server.push {self.push}; both count steps, 1 or more")
+
+    @property
+    def letters(self) -> float:
+        """Return how often all parameters travel in a step of a worker, there or back."""
+        return 1 / self.push + 1 / self.fetch
 
     def run(self, client: Client, work: Work, following: Next, consistency: Consistency, rule: Rule) -> Program:
         """Yield through one epoch of a worker."""
@@ -178,6 +189,11 @@ class ElasticWorker:
         """Refuse what cannot be stable."""
         if self.every < 1 or not 0 < self.beta <= 1:
             raise ConfigError(f"sync.every is {self.every} and server.beta {self.beta}; expected 1 or more steps, and 0 < beta <= 1")
+
+    @property
+    def letters(self) -> float:
+        """Return how often all parameters travel in a step of a worker, there or back."""
+        return 2 / self.every
 
     def run(self, client: Client, work: Work, following: Next, consistency: Consistency, rule: Rule) -> Program:
         """Yield through one epoch of a worker."""

@@ -15,6 +15,7 @@ from hpcml.optim import Rule
 from hpcml.sync.conits import Conits
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.server.client import Client, Program, Work
+from hpcml.sync.server.consistency import far, regions_of
 from hpcml.sync.server.dealing import Dealing
 from hpcml.sync.server.ending import Ending, drive
 from hpcml.sync.server.gate import Gate, LiveGate, RaceGate, ReplayGate
@@ -43,6 +44,9 @@ class Running(Quiet):
         rank, place = self._comm.rank, Placement.of(plan.servers, workers, self._comm.size)
         self.place, self.spans = place, spans(arena.n, plan.servers or workers)
         self.groups = [range(run.start, run.stop) for run in spans(workers, plan.groups or workers)]
+        regions = plan.consistency.regions
+        self._far = far(regions_of(len(self.groups), regions or 1), regions_of(len(self.spans), regions or 1))
+        self._formula = 0.0
         self.mean = arena.vector()
         self.mean[:] = arena.data
         self._own_grad, self._epochs, self._stale = arena.grad, 0, False
@@ -66,12 +70,13 @@ class Running(Quiet):
         writers = len(self.groups)
         updater = plan.worker.updater(self.rule, self.mean[span], trained, writers, plan.compensation)
         table = Table(self.mean[span], updater, writers, whole)
-        return Shard(number, table, self._gate(number, None), self.post.mail, self._send)
+        return Shard(number, table, self._gate(number, None), self.post.mail, self._send, [row[number] for row in self._far])
 
     def _client(self, worker: int) -> Client:
         unit = next(number for number, run in enumerate(self.groups) if worker in run)
         team = Team(self.groups[unit], worker, self.place.desks(), self.arena, self.post)
-        client = Client(worker, self.arena, self.spans, self.place.homes(), self.post, 1.0 / len(self.groups), unit, team)
+        share, slow = 1.0 / len(self.groups), self._far[unit]
+        client = Client(worker, self.arena, self.spans, self.place.homes(), self.post, share, unit, team, slow)
         client.view[:] = self.arena.data
         client.slots = aligned((self.rule.slots if self.plan.worker.own_model else 0, self.arena.n), self.arena.dtype)
         return client
@@ -173,7 +178,16 @@ class Running(Quiet):
         )
         self.record = gather_record(self._comm, mine)
         counted = [*(shard.measures for shard in self.shards.values()), *(client.measures for client in self.clients.values())]
-        self.measures, self.measured = gather_measures(self._comm, self.post, counted)
+        self._formula += sum(len(client.taken) * self._traffic(client) for client in self.clients.values())
+        self.measures, self.measured = gather_measures(self._comm, self.post, counted, self._formula)
+
+    def _traffic(self, client: Client) -> float:
+        """Return the bytes that a step of a worker costs between ranks by the survey's formula: all numbers there and back."""
+        rank, size = self._comm.rank, self.arena.dtype.itemsize
+        if not client.team.leads:
+            return 2.0 * size * self.arena.n * (self.place.desks()[client.team.run.start] != rank)
+        away = sum(span.stop - span.start for span, home in zip(self.spans, self.place.homes(), strict=True) if home != rank)
+        return self.plan.worker.letters * size * away
 
     def conits(self) -> Conits:
         """Return how far the workers' copies were apart, as measured in this start."""

@@ -44,11 +44,12 @@ class Shard:
         gate: the order of service in the coming epoch.
         mail: for buffers.
         send: posts an answer.
+        slow: whether the link to each writer is, since it lies in another region; left out, none is.
     """
 
-    def __init__(self, number: int, table: Table, gate: Gate, mail: Mail, send: Send) -> None:
+    def __init__(self, number: int, table: Table, gate: Gate, mail: Mail, send: Send, slow: list[bool] | None = None) -> None:
         self.number, self.table, self._mail, self._send = number, table, mail, send
-        self.measures = Measures()
+        self.measures, self._slow = Measures(), slow or [False] * table.workers
         self.begin(gate)
 
     def begin(self, gate: Gate) -> None:
@@ -121,6 +122,7 @@ class Shard:
         else:
             write_head(letter, Kind.VIEW, worker, self.number, clocks[worker])
         head(letter)[Field.ANSWER] = wanted
+        self.measures.between += self._slow[worker] * (letter.size - HEAD_BYTES)
         self._read[worker] = self.table.writes
         self._send(source, letter, urgency)
 

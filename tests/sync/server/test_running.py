@@ -34,6 +34,7 @@ PLANS = {
     "ssp": {"consistency": SSP(1)},
     "ssp, a server, taking over": {"consistency": SSP(2), "servers": 1, "stealing": True},
     "asp": {"consistency": ASP(0.05, 2)},
+    "asp, regions": {"consistency": ASP(0.05, 2, 2, 1)},
     "bsp": {"consistency": BSP()},
     "downpour": {"worker": Downpour(2, 3)},
     "downpour, warm": {"worker": Downpour(3, 1), "warm": 2, "consistency": BAP()},
