@@ -66,6 +66,7 @@ class ShardedDataset:
             if index.y is not None and y is not None and y != index.y.shape:
                 self._y = Field(index.y.name, y, "float64")
         self._edges = [0, *accumulate(index.shard_rows)]
+        self._grains: dict[int, int] = {}
         self._handles = Handles()
 
     @property
@@ -102,6 +103,11 @@ class ShardedDataset:
     def bytes_read(self) -> int:
         """Bytes taken from the files so far: encoded ones where chunks are decoded here, rows' own bytes elsewhere."""
         return self._handles.bytes_read
+
+    @property
+    def hints(self) -> int:
+        """How often so far rows that were announced were not in the system's memory."""
+        return self._handles.hints
 
     def locate(self, row: int) -> tuple[Path, int]:
         """Return the file of a row and its number in that file.
@@ -159,8 +165,9 @@ class ShardedDataset:
         """
         self._handles.check_process()
         for shard, row, first, last in self._parts(start, stop):
+            part = place if last - first == stop - start else within(place, first, last)
             for field, landing in lanes.parts:
-                self._handles.read(shard, field, row, last - first, landing, within(place, first, last))
+                self._handles.read(shard, field, row, last - first, landing, part)
 
     def announce(self, start: int, stop: int) -> None:
         """Tell the system that features of rows start to stop-1 will be read soon, so that the disk works on many reads at once."""
@@ -190,9 +197,12 @@ class ShardedDataset:
 
     def grain(self, shard: int) -> int:
         """Return the rows of a shard that are decoded or checked together, over all fields of x; 1 where rows are read one by one."""
-        fields = dict(self.index.shards[shard].fields)
-        known = [fields[part.name] for part in self.index.x.stored if part.name in fields]
-        return max((max(stored.chunk_rows, stored.block) for stored in known), default=1)
+        grain = self._grains.get(shard)
+        if grain is None:
+            fields = dict(self.index.shards[shard].fields)
+            known = [fields[part.name] for part in self.index.x.stored if part.name in fields]
+            grain = self._grains[shard] = max((max(stored.chunk_rows, stored.block) for stored in known), default=1)
+        return grain
 
     def end_epoch(self) -> None:
         """Be told by every rank, between two epochs, that all rows of one were read; kept rows are shared here, and files need nothing."""

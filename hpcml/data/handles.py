@@ -50,7 +50,7 @@ class Handles:
         self._passed: dict[tuple[str, str], np.ndarray] = {}
         self._used: dict[str, Shard] = {}
         self._renew()
-        self.bytes_read = 0
+        self.bytes_read = self.hints = 0
 
     def __len__(self) -> int:
         """Return how many files are open."""
@@ -128,6 +128,9 @@ class Handles:
         with self._counting:
             self.bytes_read += nbytes
 
+    def _hint(self) -> None:
+        self.hints += 1
+
     def _road(self, shard: Shard, field: Field, row: int) -> Road:
         """Return the road to a field of which a row is wanted, opening the file where it is not open."""
         with self._lock:
@@ -148,7 +151,7 @@ class Handles:
     def _opened(self, shard: Shard) -> _Shard:
         """Open a file for positioned reads."""
         try:
-            return self._roomy(lambda: _Shard(OpenFile(shard.path)))
+            return self._roomy(lambda: _Shard(OpenFile(shard.path, self._hint)))
         except OSError as error:
             raise _cannot_open(shard.path, error) from error
 

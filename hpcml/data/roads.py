@@ -42,15 +42,18 @@ class Landing:
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
-        self._rows: list[np.ndarray] | None = None
+        self._rows: list[memoryview] | None = None
 
-    def buffers(self, place: slice | np.ndarray) -> list[np.ndarray]:
-        """Return memory views, in order, that together are the rows at `place`."""
+    def buffers(self, place: slice | np.ndarray) -> list[memoryview]:
+        """Return views of bytes, in order, that together are the rows at `place`."""
         if isinstance(place, slice):
-            return [self.array[place]]
-        if self._rows is None:
-            self._rows = list(self.array)
+            return [self.array[place].reshape(-1).view(np.uint8).data]
         rows = self._rows
+        if rows is None:
+            # A memoryview is handed to the system in a fifth of the time of an array.
+            flat = self.array.reshape(-1).view(np.uint8).data
+            size = flat.nbytes // len(self.array)
+            rows = self._rows = [flat[i * size : (i + 1) * size] for i in range(len(self.array))]
         return [rows[i] for i in place.tolist()]
 
 
@@ -71,8 +74,8 @@ class Scratch:
 class OpenFile:
     """A file open for positioned reads; it is closed when the last thread that reads from it lets it go."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, on_hint: Callable[[], None] = lambda: None) -> None:
+        self.path, self._on_hint = path, on_hint
         self.fd = -1
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -106,14 +109,15 @@ class OpenFile:
             # Asking for one byte without waiting costs a tenth of a hint about bytes that are there.
             if os.preadv(self.fd, [bytearray(1)], offset + nbytes - 1, os.RWF_NOWAIT):
                 return
+        self._on_hint()
         with contextlib.suppress(OSError):  # a hint: the read itself tells what is wrong
             os.posix_fadvise(self.fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
 
     def _read_slowly(self, buffers: Sequence[Any], offset: int) -> None:
         """Fill the buffers in as many reads as the system wants: it may return fewer bytes than asked for."""
         for buffer in buffers:
-            left: Any = buffer.reshape(-1).view(np.uint8)
-            while left.size:
+            left = memoryview(buffer).cast("B")
+            while left.nbytes:
                 got = os.preadv(self.fd, [left], offset)
                 if not got:
                     raise ValueError(f"the file ends at byte {offset}, before its rows do")

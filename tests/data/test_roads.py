@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from hpcml.data import Loader, Sampler, open_shards
 from hpcml.data.dataset import ShardedDataset
 from hpcml.data.index import Index
+from hpcml.data.rings import Ring
+from hpcml.data.sampler import Window
 from hpcml.errors import ShardError
 
 plugins = pytest.importorskip("hdf5plugin", reason="the codecs LZ4, Zstandard and Blosc come with hdf5plugin")
@@ -167,6 +169,25 @@ def test_the_next_rows_are_announced_where_they_are_not_in_memory(tmp_path, monk
         else:
             assert sum(stop - start for start, stop in whole) == stored.nbytes
             assert all(whole[0][0] <= start < stop <= whole[0][1] for start, stop in told)
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_windows_in_memory_are_announced_seldom_and_others_whole(tmp_path, monkeypatch, here):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.zeros((640, 8), "<f4")
+    announced = []
+    monkeypatch.setattr(ShardedDataset, "announce", lambda self, start, stop: announced.append((start, stop)))
+    monkeypatch.setattr(ShardedDataset, "hints", property(lambda self: 0 if here else len(announced)))
+    with open_shards(tmp_path / "a.h5", target=None) as data:
+        sampler = Sampler(data.shard_rows, 64, 1, 7, block=1, window=640, shuffle="block")
+        runs = [(row, row + 1) for row in range(0, 640, 2)]
+        window = Window(np.arange(0, 640, 2), runs, np.arange(320))
+        monkeypatch.setattr(sampler, "window", lambda epoch, worker, k: window)
+        ring = Ring(data, sampler, 0, np.dtype("f4"), 1)
+        ring.begin(0, 0)
+        ring._prepare(0)
+    assert announced[:8] == runs[:8]
+    assert announced == (runs[:8] + runs[8::8] if here else runs)
 
 
 def test_an_announcement_of_rows_that_cannot_be_read_leaves_the_error_to_the_read(tmp_path):
