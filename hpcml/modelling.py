@@ -157,7 +157,7 @@ def _lenet(keys: ModelConfig, row: Shape, **options: Any) -> Model:
 
 
 def _resnet(keys: ModelConfig, row: Shape, **options: Any) -> Model:
-    return resnet(tuple(keys.shape) or row, keys.channels, keys.blocks, keys.outputs, row, **options)
+    return resnet(tuple(keys.shape) or row, keys.channels, keys.blocks, keys.outputs, row, synchronised=keys.synchronised, **options)
 
 
 def _lstm(keys: ModelConfig, row: Shape, **options: Any) -> Model:

@@ -72,7 +72,8 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Which model: its name, its sizes, and outputs (0: as many as the training target has classes or columns).
 
     - shape: what each row is read as, such as [8, 8, 1] for an image; left out, the shape that it has in the shards.
-    - hidden: units of the dense, or widths of the LSTM layers; channels: of the convolutions; blocks: residual ones of each stage.
+    - hidden: units of the dense, or widths of the LSTM layers; channels: of the convolutions; blocks: residual ones of each stage;
+      synchronised: whether their batch norm goes over the rows of all workers.
     - layers, width, heads, context, vocabulary, dropout, rotary, recompute, ngrams, buckets, recall: of a transformer, whose outputs are
       its vocabulary.
     - steps: of a Gibbs chain, or sweeps of a recall; highest: the number that means on; grid, radius, halving, kept: of a map.
@@ -85,6 +86,7 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     shape: list[int] = []
     channels: list[int] = []
     blocks: int = 1
+    synchronised: bool = False
     outputs: int = 0
     layers: int = 4
     width: int = 256

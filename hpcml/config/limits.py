@@ -147,7 +147,7 @@ MODEL_KEYS = {
     "logistic": (),
     "svm": (),
     "lenet": ("shape", "channels", "hidden"),
-    "resnet": ("shape", "channels", "blocks"),
+    "resnet": ("shape", "channels", "blocks", "synchronised"),
     "autoencoder": ("hidden",),
     "lstm": ("shape", "hidden"),
     "transformer": (

@@ -35,6 +35,7 @@ MEANINGS = {
     "model.shape": "what each row is read as, such as `[8, 8, 1]`: `lenet`, `resnet`, `lstm`; left out, its shape in the shards",
     "model.channels": "channels of each convolution of `lenet`, of each stage of `resnet`",
     "model.blocks": "residual blocks in each stage of `resnet`",
+    "model.synchronised": "`resnet`: batch norm over the rows of all workers at each step, instead of each worker's; with `every-step`",
     "model.outputs": "0: as many as the training target has classes, or columns",
     "model.layers": "`transformer`: blocks of attention and perceptron",
     "model.width": "`transformer`: numbers of a token's vector",

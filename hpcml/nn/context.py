@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ class Context:
     Random numbers come from (seed, step, worker, part) and the layer alone, so they do not depend on the ranks.
     """
 
-    __slots__ = ("fast", "finish", "keep", "part", "scratch", "seed", "step", "training", "weight", "weights", "worker")
+    __slots__ = ("fast", "finish", "keep", "meet", "part", "scratch", "seed", "step", "training", "weight", "weights", "worker")
 
     def __init__(self) -> None:
         """Start in evaluation."""
@@ -31,6 +32,8 @@ class Context:
         """(B, T) where a position holds a token, not padding; set by the embedding, read by attention; None where all do."""
         self.finish: Any = _nobody_listens
         """Called with a layer when its backward is done: from then on its gradients may leave."""
+        self.meet: Callable[[Array], None] = alone
+        """Overwrites a float64 vector with its sum over all workers; set by the trainer where a layer exchanges."""
 
     def train(self, *, seed: int, step: int, worker: int, part: int = 0, weight: float | None = None, weights: Array = None) -> None:
         """Let the next forward be one of training.
@@ -57,6 +60,10 @@ class Context:
     def weigh(self, rows: int) -> float:
         """Return what the `rows` of this pass weigh together."""
         return float(rows) if self.weight is None else self.weight
+
+
+def alone(vector: Array) -> None:
+    """Do nothing: there is one worker, and its numbers are the sum."""
 
 
 def _nobody_listens(layer: Any) -> None:

@@ -15,6 +15,7 @@ from hpcml.arrays import Array
 from hpcml.data import Batch, ShardedDataset
 from hpcml.errors import DataError, HpcmlError, NumericsError, TargetError
 from hpcml.nn import Loss, Model, Tail, Workspace
+from hpcml.nn.context import alone
 
 Ready = Callable[[slice], None]
 
@@ -123,14 +124,17 @@ class Differentiator:
 
     def _name_bad_rows(self, batch: Batch, value: float, rows: slice) -> str:
         """Return a message that names the rows whose own loss is not finite, and the first layer that gave such a number."""
-        bad: list[str] = []
+        context, bad = self.model.context, list[str]()
+        meet, context.meet = context.meet, alone  # a second look at these rows is no meeting
         layer = self.model.first_not_finite(batch.x[rows])
         for k in range(rows.start, rows.stop):
             row = slice(k, k + 1)
             if not math.isfinite(self.loss(self.model.forward(batch.x[row]), batch.y[row], self._work)[0]):
                 bad.append("{} row {}".format(*self.data.locate(int(batch.rows[k]))))
+        context.meet = meet
         shown = f"rows: {', '.join(bad[:3])}" + (f" and {len(bad) - 3} more" if len(bad) > 3 else "") if bad else "no single row's loss"
-        first = f"first in the output of {layer}" if layer else "though every layer's output is finite"
+        elsewhere = "though every layer's output is finite" + ("" if meet is alone else " with the batch statistics of these rows alone")
+        first = f"first in the output of {layer}" if layer else elsewhere
         return (
             f"the loss is {value} over {rows.stop - rows.start} rows, not finite for {shown}, {first};"
             " lower optimizer.rate, or set optimizer.clip"

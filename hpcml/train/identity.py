@@ -13,6 +13,7 @@ from hpcml.errors import ConfigError, DataError, ShapeError
 from hpcml.nn import Loss, Model
 from hpcml.sync import Plan
 from hpcml.sync.server import OwnPacePlan
+from hpcml.train.lockstep import exchanging
 
 if TYPE_CHECKING:
     from hpcml.train.trainer import Trainer
@@ -71,5 +72,6 @@ def identify(trainer: Trainer, sync: Plan | OwnPacePlan, sampling: dict[str, Any
         "sampling": repr(dict(sorted(sampling.items()))),
         **({"micro-batch": str(trainer.differentiator.micro_batch)} if trainer.differentiator.micro_batch else {}),
         **({} if trainer.model.context.fast is None else {"kernels": "fast"}),
+        **({"batch statistics": "of all workers"} if exchanging(trainer.model) else {}),
         **({} if trainer.data.transforms is None else {"transforms": repr(trainer.data.transforms)}),
     }

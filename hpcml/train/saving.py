@@ -31,6 +31,7 @@ KEYS = {
     "virtual workers": "train.virtual_workers",
     "seed": "train.seed",
     "sampling": "data.shuffle, data.block, data.window",
+    "batch statistics": "model.synchronised",
     "transforms": "data.transforms",
     "micro-batch": "train.micro_batch",
     "kernels": "train.kernels",

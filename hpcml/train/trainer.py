@@ -11,21 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import choose_device
+from hpcml.arrays import Array, choose_device
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.data import Batch, Sampler, ShardedDataset
 from hpcml.errors import HpcmlError, NumericsError
 from hpcml.nn import Loss, Model, Tail
+from hpcml.nn.model import ignore
 from hpcml.optim import Rule
 from hpcml.sync import Nodes, Plan
 from hpcml.sync.server import OwnPacePlan
 from hpcml.train.audit import Audit
 from hpcml.train.committee import judge_of
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
-from hpcml.train.differentiation import Differentiator
+from hpcml.train.differentiation import Differentiator, Ready
 from hpcml.train.evaluation import evaluate
 from hpcml.train.hooks import Hook
 from hpcml.train.identity import identify, require_fit, require_hosts
+from hpcml.train.lockstep import Lockstep, exchanging, require_lockstep
 from hpcml.train.meters import EpochMeter, metrics
 from hpcml.train.pace import hosted, hosts, pace
 from hpcml.train.progress import Progress
@@ -101,7 +103,7 @@ class Trainer:
             self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
             options = {"dtype": model.arena.dtype, "device": model.arena.device, **(loading or {})}
             self.pace = pace(sync)(data, self.sampler, self.hosted, **options)
-            self.differentiator = Differentiator(model, loss, data, seed, micro_batch)
+            self._prepare(seed, micro_batch, sync)
         self.loader: Any = self.pace.loader
         self.audit = Audit(data, self.loader, self.comm)
         self.identity = identify(self, sync, sampling or {})
@@ -122,14 +124,26 @@ class Trainer:
         if found:
             go_on(self, found)
 
+    def _prepare(self, seed: int, micro_batch: int, sync: Plan | OwnPacePlan) -> None:
+        """Make what differentiates: one for all hosted workers in turn, or where they meet inside the model one for each."""
+        model, loss, data = self.model, self.loss, self.data
+        require_lockstep(model, sync, micro_batch)
+        self.differentiator = Differentiator(model, loss, data, seed, micro_batch)
+        self.lockstep = Lockstep(model, self.nodes.order, self.workers, len(self.hosted)) if exchanging(model) else None
+        self._seats = [Differentiator(seat, loss, data, seed) for seat in self.lockstep.models] if self.lockstep else []
+
     def step(self, batches: list[Batch]) -> None:
         """Take one step: each hosted worker's gradient, what the synchroniser makes of all workers', the update."""
-        for batch in batches:
+        found = self._together(batches, self.lockstep) if self.lockstep else None
+        for k, batch in enumerate(batches):
             if self.sync.lost(batch.worker, self.count):
                 self.audit.lose(batch)
                 continue
             self.sync.enter(batch.worker)
-            self.differentiate(batch)
+            if found is None:
+                self.differentiate(batch)
+            elif found[k] is not self.model.arena.grad:
+                self.model.arena.grad[...] = found[k]
             for hook in self.hooks:
                 hook.after_gradient(self, batch.worker)
             self.sync.leave(batch.worker, self.count)
@@ -205,11 +219,19 @@ class Trainer:
         for hook in self.hooks:
             hook.after_epoch(self, self.metrics)
 
+    def _together(self, batches: list[Batch], lockstep: Lockstep) -> list[Array]:
+        """Return the gradients of all hosted workers, which meet in layers that sum over the workers."""
+        self.sync.enter(batches[0].worker)  # all have the parameters of the first, and one alone writes where it sums
+        return lockstep.run(batches, lambda seat, batch: self._differentiate(self._seats[seat], batch, ignore, late=False))
+
     def differentiate(self, batch: Batch, *, late: bool = False) -> None:
         """Leave in the arena what the differentiator makes of a worker's rows, zeros if late; keep the first fault for `run` to raise."""
+        self._differentiate(self.differentiator, batch, self.sync.ready, late)
+
+    def _differentiate(self, by: Differentiator, batch: Batch, ready: Ready, late: bool) -> None:
         left_out = batch.error is None and (late or self.sync.drops(batch.worker, self.count))
         used = self.audit.drop if left_out else self.audit.add
-        fault = self.differentiator.run(batch, self.count, self.where(), self.sync.ready, used, left_out=left_out)
+        fault = by.run(batch, self.count, self.where(), ready, used, left_out=left_out)
         self._fault = self._fault or fault
 
     def _require_no_fault(self, sums: np.ndarray) -> None:

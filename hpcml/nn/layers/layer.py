@@ -90,6 +90,9 @@ class Layer(ABC):
     may_overwrite_input: bool = False
     """True where the layer before does not keep its output, so that this one may use its memory."""
 
+    exchanged: int = 0
+    """Numbers that a built layer sums over all workers by ``self.context.meet``, once in forward and once in backward."""
+
     def __init__(self) -> None:
         """Make an unbuilt layer with an empty workspace."""
         self.parameters: dict[str, Parameter] = {}
