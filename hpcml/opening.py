@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from hpcml.config import Config, DataConfig
 from hpcml.data import Index, ShardedDataset, find_shards, index_shards
 from hpcml.data.cache import CachedDataset, kept_bytes
 from hpcml.data.checksums import with_checksums
+from hpcml.data.shards import join_indices
 from hpcml.data.staging import require_room, stage, staged
 from hpcml.data.variable import Packing
 from hpcml.errors import DataError
@@ -35,7 +37,7 @@ def open_data(
     keys: DataConfig | None = None,
     told: Progress = quiet,
 ) -> ShardedDataset:
-    """Return a data set whose files rank 0 alone looked into; the index goes to the others as bytes.
+    """Return a data set whose files were looked into by one rank each; what it found goes to the others as bytes.
 
     Args:
         pattern: as `find_shards` takes it.
@@ -46,21 +48,41 @@ def open_data(
         told: how far this rank is with the staging.
 
     Raises:
-        ShardError: on every rank, for whatever rank 0 refuses.
+        ShardError: on every rank, for whatever any rank refuses.
     """
-    index: Index | None = None
-    with comm.together():
-        if comm.rank == 0:
-            options = {} if keys is None else {"weights": keys.weights or None, **reading(keys)}
-            index = index_shards(find_shards(pattern), features, target, **options)
-            if keys is not None and keys.checksums != "off":
+    index = index_together(pattern, features, target, comm, {} if keys is None else {"weights": keys.weights or None, **reading(keys)})
+    if keys is not None and keys.checksums != "off":
+        with comm.together():
+            if comm.rank == 0:
                 index = with_checksums(index, required=keys.checksums == "require")
-    index = Index.from_json(comm.broadcast_bytes(index.to_json() if index else b""))
+        index = Index.from_json(comm.broadcast_bytes(index.to_json() if comm.rank == 0 else b""))
     if keys is not None and keys.stage:
         stage_together(index, keys.stage, comm, told)
         with comm.together():
             index = staged(index, keys.stage)
     return ShardedDataset(index)
+
+
+def index_together(
+    pattern: str | Sequence[str], features: str | list[str], target: str | None, comm: Communicator, options: dict[str, Any]
+) -> Index:
+    """Return the index of all files, each looked into by one rank: they are dealt out, so that a thousand ranks open each once in all.
+
+    Raises:
+        ShardError: on every rank, for whatever any rank refuses.
+    """
+    paths: list[str] = []
+    with comm.together():
+        if comm.rank == 0:
+            paths = [str(path) for path in find_shards(pattern)]
+    paths = json.loads(comm.broadcast_bytes(json.dumps(paths).encode()))
+    mine, text = paths[comm.rank :: comm.size], b""
+    with comm.together():
+        if mine:
+            text = index_shards(mine, features, target, **options).to_json()
+    parts = [Index.from_json(part) for part in comm.all_gather_bytes(text) if part]
+    with comm.together():
+        return join_indices(parts)
 
 
 def reading(keys: DataConfig) -> dict[str, Any]:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from hpcml.arrays import span
+from hpcml.comm import simulated
 from hpcml.comm.communicator import Op
 from hpcml.config import DataConfig
 from hpcml.data import Loader, Sampler
+from hpcml.errors import ShardError
 from hpcml.opening import kept, open_data
 
 LENGTHS, WORKERS, WIDTH = (70, 41, 90), 5, 600
@@ -113,3 +115,42 @@ def test_a_node_without_room_says_so_and_reads_its_files(on_every_rank, pattern,
             assert "HPCML_SHARED_BYTES allows" in notes[0]
         else:
             assert read[1] == read[0]
+
+
+@pytest.mark.parametrize("ranks", [1, 3, 4])
+def test_each_file_is_opened_by_hdf5_once_for_its_metadata_whatever_the_ranks(tmp_path, monkeypatch, ranks):
+    files = 7
+    for number in range(files):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file.create_dataset("x", data=np.full((16, 600), number, "f4"), chunks=(4, 600), compression="gzip")
+            file["y"] = np.full(16, number)
+    opened, plain = [], h5py.File
+
+    def counted(path, *args, **keys):
+        opened.append(Path(path).name)
+        return plain(path, *args, **keys)
+
+    def program(comm):
+        data = open_data(str(tmp_path / "*.h5"), "x", "y", comm, DataConfig(train="x"))
+        comm.barrier()
+        metadata = list(opened)
+        comm.barrier()
+        x, y = np.empty((data.rows, 600), np.float32), np.empty(data.rows, np.int64)
+        data.read(0, data.rows, x, y)
+        np.testing.assert_array_equal(x[:, 0], np.repeat(np.arange(files), 16))
+        return metadata
+
+    monkeypatch.setattr(h5py, "File", counted)
+    for metadata in simulated.run(ranks, program):
+        assert sorted(metadata) == [f"{number}.h5" for number in range(files)]
+    # Reading, each rank opens one file more: there it looks whether chunks decoded here are what HDF5 makes of them.
+    assert len(opened) == files + ranks
+
+
+def test_files_that_differ_are_named_whichever_ranks_looked_into_them(tmp_path):
+    for number in range(5):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file["x"], file["y"] = np.ones((3, 4 if number != 3 else 5), "f4"), np.arange(3)
+    for ranks in (1, 2, 3):
+        with pytest.raises(ShardError, match=r"3\.h5: field 'x' has row shape \(5,\), expected \(4,\) as in .*\.h5"):
+            simulated.run(ranks, lambda comm: open_data(str(tmp_path / "*.h5"), "x", "y", comm))

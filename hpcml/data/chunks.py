@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hpcml.data.codecs import Undo
 from hpcml.data.roads import Contiguous, Landing, Scratch, deliver, within
+from hpcml.data.tables import ChunkTable
 
 KEPT_BYTES = 32 << 20
 """Decoded bands kept for rows that are wanted later: blocks cut by the end of a window or of a worker's share."""
@@ -152,36 +151,3 @@ class Chunked:
             self.undo(raw, out, mask, scratch)
         except ValueError as error:
             raise ValueError(f"the chunk of {size} bytes at address {offset}: {error}") from error
-
-
-class ChunkTable:
-    """Where the chunks of a data set lie: address, bytes and skipped filters of each, in row-major order of the grid.
-
-    Args:
-        dataset: the open h5py data set.
-
-    Raises:
-        ValueError: if a chunk is not there, or lies outside the file.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        chunk = dataset.chunks
-        self.grid = tuple(-(-n // c) for n, c in zip(dataset.shape, chunk, strict=True))
-        total = int(np.prod(self.grid, dtype=np.int64))
-        self.offsets, self.sizes = np.full(total, -1, np.int64), np.zeros(total, np.int64)
-        self.masks = np.zeros(total, np.uint32)
-
-        def note(info: Any) -> None:
-            at = int(np.ravel_multi_index([o // c for o, c in zip(info.chunk_offset, chunk, strict=True)], self.grid))
-            self.offsets[at], self.sizes[at], self.masks[at] = info.byte_offset, info.size, info.filter_mask
-
-        dataset.id.chunk_iter(note)
-        end = Path(dataset.file.filename).stat().st_size
-        if total and (self.offsets.min() < 0 or int((self.offsets + self.sizes).max()) > end):
-            raise ValueError("a chunk is missing, or lies outside the file")
-
-    def of_band(self, band: int) -> list[tuple[tuple[int, ...], int]]:
-        """Return (place in the grid of a row, number) of each chunk of a band."""
-        inside = self.grid[1:]
-        size = int(np.prod(inside, dtype=np.int64))
-        return [(tuple(map(int, np.unravel_index(i, inside))), band * size + i) for i in range(size)]

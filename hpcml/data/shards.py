@@ -121,6 +121,20 @@ def index_shards(
     return Index(x, y, tuple(shards), w)
 
 
+def join_indices(parts: Sequence[Index]) -> Index:
+    """Return the index of files that were dealt out: file i is the one at i // n of part i % n, of n parts.
+
+    Raises:
+        ShardError: for a part whose fields are not those of the first.
+    """
+    first, n = parts[0], len(parts)
+    for part in parts[1:]:
+        for old, new in zip((first.x, first.y, first.weights), (part.x, part.y, part.weights), strict=True):
+            _agree(Path(part.shards[0].path), Path(first.shards[0].path), old, new)
+    shards = tuple(parts[i % n].shards[i // n] for i in range(sum(len(part.shards) for part in parts)))
+    return Index(first.x, first.y, shards, first.weights)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How files become rows: by the CF convention or as they are, what fill values become, and rows of variable length."""
@@ -212,9 +226,8 @@ def _inspect(path: Path, wanted: Sequence[Sequence[str]], reading: Reading) -> t
     _refuse_writer(path)
     with open_file(path) as file:
         try:
-            for names, free in zip(wanted, (True, False, False), strict=True):
-                for name in names:
-                    refuse_misspelt(path, file, name, reading.packing, free)
+            for name, free in [(name, number == 0) for number, names in enumerate(wanted) for name in names]:
+                refuse_misspelt(path, file, name, reading.packing, free)
             looked = {name: _field(path, file, name, reading) for names in wanted for name in names}
         except ShardError:
             raise

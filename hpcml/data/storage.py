@@ -20,6 +20,7 @@ import numpy as np
 from hpcml.data import codecs
 from hpcml.data.conventions import conventions
 from hpcml.data.elsewhere import Source, external_sources, virtual_sources
+from hpcml.data.tables import table_text
 from hpcml.errors import ShardError
 
 CONTIGUOUS, CHUNKED, LIBRARY, SPREAD = ROADS = ("contiguous", "chunked", "library", "spread")
@@ -59,6 +60,7 @@ class Stored:
         dtype: numpy's name with byte order ("<f4"), or "|b1" for HDF5's booleans.
         offset: contiguous: bytes before the first row.
         chunk: shape of a chunk; empty where there are none.
+        table: where the chunks lie, as `ChunkTable` writes it; "" where nobody looked, or the table is damaged.
         filters: the chunks' filters, in the order of writing.
         nbytes: bytes that the field takes in the file.
         rows: entries of the first axis of a data set; 0 for rows of variable length, which have several.
@@ -78,6 +80,7 @@ class Stored:
     dtype: str
     offset: int = 0
     chunk: tuple[int, ...] = ()
+    table: str = ""
     filters: tuple[tuple[int, tuple[int, ...]], ...] = ()
     nbytes: int = 0
     rows: int = 0
@@ -145,7 +148,7 @@ def look(path: Path, dataset: Any, cf: bool = False, instead: float | None = Non
         road, why = LIBRARY, "parts of it were never written"
     if road == LIBRARY:
         require_filters(path, dataset)
-    return Stored(road, why, offset=offset, **common)
+    return Stored(road, why, offset=offset, table=table_text(dataset) if road == CHUNKED else "", **common)
 
 
 def _choose(path: Path, dataset: Any, filters: tuple[codecs.Filter, ...], elsewhere: bool) -> tuple[str, str, int]:
