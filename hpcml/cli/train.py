@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
                 write_whole(folder / "config.toml", job.config.to_toml())
     metrics = job.trainer.run(config.train.epochs)
     job.trainer.close()
-    if comm.rank == 0:
+    if job.trainer.comm.rank == 0:
         shown = "".join(f"  {name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items() if name.startswith("test_"))
         print(f"done: {job.trainer.count} steps{shown}\nweights sha256 {job.trainer.weights_sha256}\nrun kept in {folder}", flush=True)
     return 0

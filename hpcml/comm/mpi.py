@@ -6,6 +6,7 @@ Device arrays are staged through host memory unless a probe has shown that the l
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -255,7 +256,21 @@ class MpiCommunicator(Communicator):
         """End every process of the world at once with this exit code."""
         sys.stdout.flush()
         sys.stderr.flush()
+        if outlives_ranks():  # nobody would hear of an Abort, nor of an exit code; of a death by signal all do
+            os.kill(os.getpid(), signal.SIGKILL)
         self._mpi.COMM_WORLD.Abort(code)
+
+
+FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
+"""What `mpirun --with-ft ulfm` sets for its ranks."""
+
+
+def outlives_ranks() -> bool:
+    """Return whether this world was started so that it goes on when ranks die: Open MPI's ULFM, under `mpirun --with-ft ulfm`."""
+    from mpi4py import MPI
+
+    started = os.environ.get(FAULT_TOLERANCE, "0").lower() in ("1", "true")
+    return started and bool(MPI.ERR_PROC_FAILED != MPI.ERR_UNKNOWN)
 
 
 def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:

@@ -226,6 +226,7 @@ class RunConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     checkpoint_every: int = 0
     keep: int = 3
     log_every: int = 0
+    survive: bool = False
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -82,7 +82,20 @@ class Ledger:
         """Begin in the middle of an epoch, from what `to_plain` said of all processes; one process alone does this."""
         self.reset()
         if saved is not None:
-            self._sums = {name: int(saved.get(name, "0"), 16) for name in self.NAMES}
+            self.take(saved)
+
+    def take(self, saved: dict[str, str]) -> None:
+        """Add what `to_plain` said of processes that are no more."""
+        for name in self.NAMES:
+            self._sums[name] = (self._sums[name] + int(saved.get(name, "0"), 16)) & MASK
+
+    def plain(self) -> dict[str, str]:
+        """Return this process's own sums as `restore` takes them."""
+        return to_plain(self.vector())
+
+    def share(self, start: int, stop: int) -> None:
+        """Compute the expected sum of these rows from now on: the processes are others."""
+        self._span = start, stop
 
 
 def to_plain(total: np.ndarray) -> dict[str, str]:

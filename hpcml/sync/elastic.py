@@ -38,6 +38,7 @@ class Elastic:
         moving: b, the part of the way that the centre goes to the models' mean.
         sum: how to sum inside groups and between them.
         losses: (step, group) pairs: from this step on the run goes on without the group, as a run did that lost it.
+        survives: be ready to lose groups whose ranks die.
 
     References:
         Zhang, Choromanska and LeCun, Deep learning with elastic averaging SGD, NIPS 2015;
@@ -49,6 +50,7 @@ class Elastic:
     moving: float = 0.9
     sum: Sum = field(default_factory=ExactTree)
     losses: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    survives: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a period below one step, no group, and a centre that would not move."""
@@ -80,9 +82,11 @@ class Elastic:
     def _refuse_losses(self, groups: int) -> None:
         """Refuse losses of groups that do not exist, of all, and a centre that the groups left could not hold."""
         named = {group for _, group in self.losses}
-        if not named:
+        if self.survives and groups == 1:
+            raise everywhere(ConfigError("run.survive: there is one group, and nothing would be left; set sync.groups to 2 or more"))
+        if not named and not self.survives:
             return
-        if len(named) < len(self.losses) or min(named) < 0 or max(named) >= groups or min(step for step, _ in self.losses) < 0:
+        if named and (len(named) < len(self.losses) or min(named) < 0 or max(named) >= groups or min(step for step, _ in self.losses) < 0):
             text = f"sync.losses is {[list(pair) for pair in self.losses]}, there are groups 0 to {groups - 1}"
             raise everywhere(ConfigError(f"{text}; name each lost group once, after the first step without it"))
         if len(named) == groups:
@@ -100,7 +104,7 @@ class _Group:
     """One group's model on one of its ranks, and the sums of its tails since the groups last met."""
 
     def __init__(self, comm: Communicator, runs: list[slice], plan: Elastic, arena: Arena, rule: Rule) -> None:
-        self.reducer = plan.sum.among(comm, runs, arena)
+        self.comm, self.reducer = comm, plan.sum.among(comm, runs, arena)
         self.model = SharedModel(arena, rule, self.reducer)
         self.sums = np.zeros(len(Tail))
         self.told = runs[comm.rank].start == 0
@@ -158,7 +162,25 @@ class _Running(Quiet):
 
     @property
     def losable(self) -> bool:
-        return bool(self.losses)
+        return self.plan.survives or bool(self.losses)
+
+    def insides(self) -> list[Communicator]:
+        """Return the communicators inside the groups that this rank shares with others."""
+        return [group.comm for group in self.groups.values() if group.comm.size > 1]
+
+    def go_on(self, comm: Communicator, runs: list[slice], losses: Iterable[tuple[int, int]], step: int) -> None:
+        """Go on among the ranks that are left, before this step or at its meeting; every one of them calls it.
+
+        Args:
+            comm: the ranks that are left.
+            runs: the workers that each of them hosts, as before.
+            losses: (step, group) pairs, as `lose` takes them.
+            step: the run's step.
+        """
+        self.comm, self.runs = comm, runs
+        self.lose(losses)
+        self.part(step)
+        self._tie()
 
     def take_tails(self) -> None:
         """Note that the tails since the last meeting, as `consensus` gave them, are counted: no later meeting brings them again."""
@@ -178,11 +200,15 @@ class _Running(Quiet):
         return (step + 1) % self.plan.every == 0
 
     def exchange(self, step: int) -> np.ndarray | None:
+        self.move(step)
+        return self.meet() if self.meets(step) else None
+
+    def move(self, step: int) -> None:
+        """Let each group take its step, which the others do not wait for."""
         if self.losses:
             self.part(step)
         for group in self.groups.values():
             group.step(step)
-        return self._sum_drifts() if self.meets(step) else None
 
     def update(self, step: int, sums: np.ndarray) -> None:
         for group in self.groups.values():
@@ -212,7 +238,7 @@ class _Running(Quiet):
     def _find_drift(self, group: _Group) -> None:
         namespace(self.drift).subtract(group.model.data, self.centre, out=self.drift)
 
-    def _sum_drifts(self) -> np.ndarray:
+    def meet(self) -> np.ndarray:
         """Sum all groups' drifts from the centre, and return the sums of their tails."""
         n = self.arena.n
         for number, group in self.groups.items():

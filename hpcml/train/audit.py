@@ -9,7 +9,7 @@ import numpy as np
 from hpcml.arrays import span
 from hpcml.comm.communicator import Communicator, Op, everywhere
 from hpcml.data import Batch, Loader, ShardedDataset
-from hpcml.data.ledger import Ledger, to_plain, verdict
+from hpcml.data.ledger import Ledger, mix, to_plain, verdict
 from hpcml.data.portions import Portions
 from hpcml.errors import DataError
 
@@ -27,6 +27,7 @@ class Audit:
         own = span(data.rows, comm.size, comm.rank)
         self._data, self._loader, self._comm, self._ledger = data, loader, comm, Ledger(own.start, own.stop)
         self._broken: set[int] = set()
+        self._base: dict[str, str] | None = None
         self.last: dict[str, Any] = {}
 
     def add(self, batch: Batch) -> None:
@@ -45,6 +46,33 @@ class Audit:
         """Enter the rows of a batch whose worker is gone."""
         self._ledger.lose(batch.ids, len(batch.rows))
 
+    def memory(self) -> tuple[dict[str, str], dict[str, str] | None]:
+        """Return what `put_back` takes to undo what came after."""
+        return self._ledger.plain(), self._base
+
+    def put_back(self, memory: tuple[dict[str, str], dict[str, str] | None]) -> None:
+        """Go back to what `memory` kept, on this rank alone."""
+        mine, self._base = memory
+        self._ledger.restore(mine)
+
+    def go_on(self, comm: Communicator, first_gone: bool, used: np.ndarray, lost: np.ndarray) -> None:
+        """Go on among the ranks that are left; the first of them takes over the books of those that are gone.
+
+        Args:
+            comm: the ranks that are left.
+            first_gone: whether the rank is gone that had taken over what a checkpoint said.
+            used: the rows that ranks which are gone had used, (n,) int64.
+            lost: the rows that were dealt to their workers and that nobody uses.
+        """
+        own = span(self._data.rows, comm.size, comm.rank)
+        self._comm = comm
+        self._ledger.share(own.start, own.stop)
+        if comm.rank == 0:
+            if first_gone and self._base:
+                self._ledger.take(self._base)
+            self._ledger.add(int(mix(used).sum()), len(used))
+            self._ledger.lose(int(mix(lost).sum()), len(lost))
+
     def close(self, where: str) -> list[str]:
         """Judge the epoch that ends, on every rank, tell the data of its end, and return what there is to say of shards left out.
 
@@ -61,6 +89,7 @@ class Audit:
         # An open file is trusted for a second: what changed in the last one before the epoch's end is found here.
         with self._comm.together():
             self._data.refuse_changed()
+        self._base = None
         self._data.end_epoch()
         return self._bury(where) if self._loader.quarantine else []
 
@@ -73,7 +102,8 @@ class Audit:
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Go on from a saved state: rank 0 takes over the sums of all."""
-        self._ledger.restore(saved["ledger"] if self._comm.rank == 0 else None)
+        self._base = saved["ledger"]
+        self._ledger.restore(self._base if self._comm.rank == 0 else None)
         self._broken, self._loader.dead = set(saved["broken"]), frozenset(saved["dead"])
 
     def _agreed_broken(self) -> list[int]:

@@ -23,13 +23,13 @@ class Progress(Hook):
 
     def before_run(self, trainer: Trainer, epochs: int) -> None:
         """Say what starts, and open the bar where there is a terminal."""
-        self._show = trainer.comm.rank == 0
-        self._epochs, self._started, self._rows = epochs, time.perf_counter(), 0
-        if not self._show:
-            return
-        self._stream = self._stream or sys.stdout
-        self._write(_describe(trainer))
         self._told = 0
+        self._epochs, self._started, self._rows = epochs, time.perf_counter(), 0
+        self._stream = self._stream or sys.stdout
+        if trainer.comm.rank:
+            self._told = len(trainer.notes)
+            return
+        self._write(_describe(trainer))
         self._tell(trainer)
         if is_terminal(self._stream):
             self._open_bar(trainer, epochs)
@@ -42,7 +42,7 @@ class Progress(Hook):
 
     def after_epoch(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         """Write the epoch's line."""
-        if not self._show:
+        if trainer.comm.rank:
             return
         self._tell(trainer)
         shown = "  ".join(f"{name.replace('_', ' ')} {value:{_digits(value)}}" for name, value in metrics.items())
@@ -52,7 +52,7 @@ class Progress(Hook):
         """Close the bar, and say how far the workers' models were apart."""
         self._close()
         conits = trainer.sync.conits()
-        if self._show and conits is not None:
+        if trainer.comm.rank == 0 and conits is not None:
             self._write(f"replicas: {conits}")
         server = trainer.pace.measured(trainer).get("server")
         if self._show and server:

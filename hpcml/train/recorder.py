@@ -28,15 +28,14 @@ class Recorder(Hook):
     def __init__(self, folder: Path, log_every: int = 0) -> None:
         """Write into `folder`; with log_every > 0 also a row each so many steps."""
         self.folder, self.log_every = folder, log_every
-        self._active = False
 
     def before_run(self, trainer: Trainer, epochs: int) -> None:
         """Note the start: the world, the versions, and what was noticed while starting."""
-        self._active, self._started, self._first = trainer.comm.rank == 0, time.perf_counter(), trainer.count
+        self._started, self._first = time.perf_counter(), trainer.count
         self._rows = self._epoch_rows = 0
         self._epoch_started = self._started
         with trainer.comm.together():
-            if self._active:
+            if trainer.comm.rank == 0:
                 self._mend(trainer, epochs)
         world = {"ranks": trainer.comm.size, "virtual_workers": trainer.workers, "hosts": sorted(set(trainer.hosts))}
         self._event("start", trainer, epochs=epochs, resumed_from=trainer.resumed_from, **world, **conditions(), versions=versions())
@@ -68,7 +67,7 @@ class Recorder(Hook):
         seconds = time.perf_counter() - self._started
         self._event("end", trainer, seconds=seconds, weights_sha256=trainer.weights_sha256)
         path, conits = self.folder / "summary.json", trainer.sync.conits()
-        if self._active and (trainer.count > self._first or not path.exists()):
+        if trainer.comm.rank == 0 and (trainer.count > self._first or not path.exists()):
             write_whole(path, json.dumps(_finite(self._summary(trainer, seconds, conits)), indent=1) + "\n")
 
     def _summary(self, trainer: Trainer, seconds: float, conits: Conits | None) -> dict[str, Any]:
@@ -114,7 +113,7 @@ class Recorder(Hook):
         self._told = len(trainer.notes)
 
     def _event(self, event: str, trainer: Trainer, **fields: Any) -> None:
-        if not self._active:
+        if trainer.comm.rank:  # the first of the ranks that are left: another one, after a loss
             return
         row = {"event": event, "time": time.time(), "epoch": trainer.epoch, "step": trainer.count, **_finite(fields)}
         path = self.folder / "metrics.jsonl"

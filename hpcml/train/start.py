@@ -5,12 +5,16 @@ from __future__ import annotations
 from hpcml.comm.communicator import Communicator
 from hpcml.comm.start import world
 from hpcml.watch import end_world_on_error
+from hpcml.watch.survivors import surviving
 
 _started: list[Communicator] = []
 
 
 def started() -> Communicator | None:
-    """Return the communicator of all ranks if `init` was called, else None."""
+    """Return the communicator of all ranks, or of those that are left, if `init` was called, else None."""
+    left = surviving()
+    if left is not None:
+        return left.comm
     return _started[0] if _started else None
 
 
@@ -23,4 +27,4 @@ def init() -> Communicator:
     if not _started:
         _started.append(world())
         end_world_on_error(_started[0])
-    return _started[0]
+    return started() or _started[0]

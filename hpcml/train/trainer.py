@@ -6,7 +6,7 @@ Letters: B rows of the global batch, V virtual workers, P ranks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from hpcml.train.pace import hosted, hosts, pace
 from hpcml.train.progress import Progress
 from hpcml.train.saving import Saving, go_on, save
 from hpcml.train.start import init
+from hpcml.train.survival import Survival, survives
 
 
 class Trainer:
@@ -95,6 +96,8 @@ class Trainer:
         self.workers = workers or (found.manifest["workers"] if found else hosts(sync, self.comm.size))
         require_hosts(self.workers, hosts(sync, self.comm.size))
         self.nodes = Nodes(self.comm)
+        if survives(sync):
+            self.comm = self.nodes.order  # one numbering of ranks, for those that are lost
         self.hosted = hosted(sync, self.workers, self.comm.size, self.nodes.order.rank)
         fix_blas_threads(self.nodes.inside.size, sync.sum.exact, threads)
         with self.comm.together():
@@ -120,9 +123,10 @@ class Trainer:
         self.metrics, self.meter = dict[str, float](), EpochMeter()
         self._fault: HpcmlError | None = None
         self.weights_sha256: str | None = None
-        self.resumed_from = self._saved = found.step if found else None
+        self.resumed_from = self.saved_step = found.step if found else None
         if found:
             go_on(self, found)
+        self.survival = Survival(self) if survives(sync) and self.comm.size > 1 else None
 
     def _prepare(self, seed: int, micro_batch: int, sync: Plan | OwnPacePlan) -> None:
         """Make what differentiates: one for all hosted workers in turn, or where they meet inside the model one for each."""
@@ -147,7 +151,7 @@ class Trainer:
             for hook in self.hooks:
                 hook.after_gradient(self, batch.worker)
             self.sync.leave(batch.worker, self.count)
-        sums = self.sync.exchange(self.count)
+        sums = self.sync.exchange(self.count) if self.survival is None else self.survival.exchange(self)
         if sums is not None:
             self._require_no_fault(sums)
             self.sync.update(self.count, sums)
@@ -164,25 +168,23 @@ class Trainer:
                 while self.epoch < epochs:
                     self.pace.run_epoch(self)
                     self._close_epoch()
-            self.sync.consensus()
-            self.save()
+            self._all(self._finish)
         except BaseException:
             for hook in self.hooks:
                 hook.after_failure(self)
             raise
-        for hook in self.hooks:
-            hook.after_run(self)
+        self._all(self._tell_end)
         return self.metrics
 
     def save(self) -> None:
         """Write a checkpoint, if the run saves at all and this step's is not already there."""
-        if self.saving and self._saved != self.count:
-            self.weights_sha256, self._saved = save(self, self.saving), self.count
+        if self.saving and self.saved_step != self.count:
+            self.weights_sha256, self.saved_step = save(self, self.saving), self.count
 
     def save_on_the_way(self) -> None:
         """Write a checkpoint in the middle of an epoch, where one is due."""
         if self.saving and self.saving.every and self.count % self.saving.every == 0 and self.position < self.sampler.steps:
-            self.save()
+            self._all(self.save)
 
     def evaluate(self, data: ShardedDataset) -> dict[str, float]:
         """Return loss and metrics of the mean model over all rows of a data set, equal on all ranks."""
@@ -192,7 +194,8 @@ class Trainer:
     def close(self) -> None:
         """Give back shared memory, communicators and files; every rank calls it, and neither model nor trainer is used afterwards."""
         self.pace.close(self)
-        self.nodes.close()
+        if self.survival is None:  # else ranks may be gone that would have to give back too
+            self.nodes.close()
         self.data.close()
         if self.test is not None:
             self.test.close()
@@ -201,7 +204,27 @@ class Trainer:
         """Return the position in words, for messages."""
         return f"epoch {self.epoch}, step {self.position}"
 
+    def _all(self, block: Callable[[], None]) -> None:
+        """Do what all ranks do together; again, without the lost ones, if some die meanwhile and the run survives that."""
+        if self.survival is None:
+            block()
+        else:
+            self.survival.attempt(self, block)
+
+    def _finish(self) -> None:
+        self.sync.consensus()
+        self.save()
+
+    def _tell_end(self) -> None:
+        for hook in self.hooks:
+            hook.after_run(self)
+
     def _close_epoch(self) -> None:
+        self._all(self._end_epoch)
+        for hook in self.hooks:
+            hook.after_epoch(self, self.metrics)
+
+    def _end_epoch(self) -> None:
         pending = self.sync.consensus()
         self._require_no_fault(pending)
         self.notes += self.audit.close(f"epoch {self.epoch}")
@@ -216,8 +239,6 @@ class Trainer:
             self.metrics |= {f"test_{name}": value for name, value in judged.items()}
         self.epoch, self.position = self.epoch + 1, 0
         self.save()
-        for hook in self.hooks:
-            hook.after_epoch(self, self.metrics)
 
     def _together(self, batches: list[Batch], lockstep: Lockstep) -> list[Array]:
         """Return the gradients of all hosted workers, which meet in layers that sum over the workers."""

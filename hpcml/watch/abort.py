@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from hpcml.comm.communicator import Communicator
 from hpcml.errors import HpcmlError
+from hpcml.watch.survivors import surviving
 
 AN_HOUR = 3600.0
 GRACE = 5.0
@@ -58,6 +59,10 @@ def _watch_exit(comm: Communicator) -> None:
         leave(code)
 
     def at_exit() -> None:
+        left = surviving()
+        if left is not None:
+            code = said[-1] if said and isinstance(said[-1], int) else int(bool(said and said[-1]) or hasattr(sys, "last_value"))
+            left.end(code)
         name = f"[rank {comm.rank} of {comm.size} on {comm.host}]"
         if said and said[-1] not in (None, 0):
             if not comm.meets_within(GRACE):

@@ -93,6 +93,15 @@ def test_rows_of_workers_that_are_gone_are_accounted_for_as_lost():
         verdict(ledger.vector(), 10, "epoch 3")
 
 
+def test_others_take_over_the_books_of_a_process_that_is_no_more():
+    first, second, ids = Ledger(0, 5), Ledger(5, 10), mix(np.arange(10))
+    first.add(int(ids[:4].sum()), 4)
+    second.add(int(ids[4:].sum()), 6)
+    second.share(0, 10)
+    second.take(first.plain())
+    assert verdict(second.vector(), 10, "epoch 0")["rows_used"] == 10
+
+
 def test_a_checkpoint_of_before_rows_could_be_late_is_read():
     ledger = Ledger(0, 4)
     ledger.restore({"used": "a", "used_rows": "2", "left_out": "0", "left_out_rows": "0"})

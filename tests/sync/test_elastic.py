@@ -66,7 +66,7 @@ def meet(plan, seed):
     run.restore(state)
     read = lambda: (run.weights(), models(run)[[group.start for group in groups]])  # noqa: E731
     before = read()
-    run.sync.update(0, run.sync._sum_drifts())
+    run.sync.update(0, run.sync.meet())
     return before, read()
 
 
