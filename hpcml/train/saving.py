@@ -130,12 +130,14 @@ def lost_so_far(trainer: Trainer) -> dict[str, list[list[int]]]:
     return {"losses": losses} if losses else {}
 
 
-def go_on(trainer: Trainer, found: Checkpoint) -> None:
-    """Overwrite the trainer's state with a checkpoint, whatever number of ranks wrote it.
+def go_on(trainer: Trainer, found: Checkpoint | None) -> None:
+    """Overwrite the trainer's state with a checkpoint, if there is one, whatever number of ranks wrote it.
 
     Raises:
         CheckpointError: on every rank, naming each setting that differs from the checkpoint's, or the file that cannot be read.
     """
+    if found is None:
+        return
     require_same_run(trainer.identity, found)
     if found.manifest.get("losses"):
         trainer.sync.lose(map(tuple, found.manifest["losses"]))

@@ -64,6 +64,8 @@ class Trainer:
         CheckpointError: if the checkpoint to resume from is of another run.
     """
 
+    _fault: HpcmlError | None = None
+
     def __init__(
         self,
         model: Model,
@@ -96,8 +98,7 @@ class Trainer:
         self.workers = workers or (found.manifest["workers"] if found else hosts(sync, self.comm.size))
         require_hosts(self.workers, hosts(sync, self.comm.size))
         self.nodes = Nodes(self.comm)
-        if survives(sync):
-            self.comm = self.nodes.order  # one numbering of ranks, for those that are lost
+        self.comm = self.nodes.order if survives(sync) else self.comm  # one numbering of ranks, for those that are lost
         self.hosted = hosted(sync, self.workers, self.comm.size, self.nodes.order.rank)
         fix_blas_threads(self.nodes.inside.size, sync.sum.exact, threads)
         with self.comm.together():
@@ -121,11 +122,9 @@ class Trainer:
         self.hosts = [name.decode() for name in self.comm.all_gather_bytes(self.comm.host.encode())]
         self.count = self.epoch = self.position = 0
         self.metrics, self.meter = dict[str, float](), EpochMeter()
-        self._fault: HpcmlError | None = None
         self.weights_sha256: str | None = None
         self.resumed_from = self.saved_step = found.step if found else None
-        if found:
-            go_on(self, found)
+        go_on(self, found)
         self.survival = Survival(self) if survives(sync) and self.comm.size > 1 else None
 
     def _prepare(self, seed: int, micro_batch: int, sync: Plan | OwnPacePlan) -> None:
