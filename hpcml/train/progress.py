@@ -55,7 +55,7 @@ class Progress(Hook):
         if trainer.comm.rank == 0 and conits is not None:
             self._write(f"replicas: {conits}")
         server = trainer.pace.measured(trainer).get("server")
-        if self._show and server:
+        if trainer.comm.rank == 0 and server:
             told = f"{server['bytes_sent'] / 1e6:,.1f} MB sent between ranks"
             self._write(f"letters: {told}" + f", {server['bytes_by_formula'] / 1e6:,.1f} by the formula" * (server["bytes_by_formula"] > 0))
 
