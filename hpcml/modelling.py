@@ -16,7 +16,20 @@ from hpcml.config.limits import LOSS_KEYS, MODEL_KEYS, OWN_RULE
 from hpcml.data import ShardedDataset, find_shards, index_shards
 from hpcml.data.variable import Packing
 from hpcml.errors import ConfigError, DataError, ShapeError
-from hpcml.nn import LOSSES, Loss, Model, binary_cross_entropy, contrastive, cross_entropy, hinge, huber, squared_error, token_cross_entropy
+from hpcml.nn import (
+    BFLOAT16,
+    FLOAT16,
+    LOSSES,
+    Loss,
+    Model,
+    binary_cross_entropy,
+    contrastive,
+    cross_entropy,
+    hinge,
+    huber,
+    squared_error,
+    token_cross_entropy,
+)
 from hpcml.nn.zoo import autoencoder, hopfield, lenet, linear, lstm, mlp, rbm, resnet, som, transformer
 
 MOST_CLASSES = 1 << 16
@@ -35,6 +48,8 @@ USUAL_LOSS = {
     "transformer": "token-cross-entropy",
 }
 """The loss that "auto" stands for where the model itself says it."""
+
+PRECISIONS = {precision.name: precision for precision in (BFLOAT16, FLOAT16)}
 
 OWN_OUTPUTS = ("transformer", *OWN_RULE)
 """Models that say themselves how many outputs they have: the vocabulary, or what a row has."""
@@ -137,6 +152,8 @@ def build_model(config: Config, row: Shape) -> Model:
     model = MODELS[config.model.name](config.model, row, seed=config.train.seed, dtype=config.model.dtype)
     if config.train.kernels == "fast":
         model.fuse()
+    if config.train.precision != "float32":
+        model.round(PRECISIONS[config.train.precision])
     return model
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from hpcml.config.keys import Config, ModelConfig, OptimizerConfig, RateConfig, ServerConfig, SyncConfig, TrainConfig, as_toml
 from hpcml.config.losses import loss_contradictions
+from hpcml.config.precision import precision_contradictions
 from hpcml.errors import ConfigError
 
 _RANGES = {
@@ -223,6 +224,7 @@ def _contradictions(config: Config) -> Iterator[str]:
     if (config.sync.topology == "matrix") != bool(config.sync.matrix):
         yield 'sync.topology = "matrix" and sync.matrix, a row of weights a worker, need each other; set both, or neither'
     yield from _server_contradictions(config)
+    yield from precision_contradictions(config, OWN_RULE)
     if config.sync.name == "lbfgs":
         yield from _full_batch_contradictions(config)
     if (config.sync.slow or config.sync.arrivals) and not config.sync.spare:

@@ -58,10 +58,13 @@ from hpcml.nn.losses import (
     token_cross_entropy,
 )
 from hpcml.nn.model import Model
+from hpcml.nn.precision import BFLOAT16, FLOAT16, Precision, Scaling
 from hpcml.nn.workspace import Workspace
 from hpcml.nn.zoo import autoencoder, hopfield, lenet, linear, lstm, mlp, rbm, resnet, som, transformer
 
 __all__ = [
+    "BFLOAT16",
+    "FLOAT16",
     "GELU",
     "GRU",
     "LOSSES",
@@ -89,6 +92,7 @@ __all__ = [
     "Parallel",
     "Parameter",
     "Positions",
+    "Precision",
     "RMSNorm",
     "ReLU",
     "Recall",
@@ -98,6 +102,7 @@ __all__ = [
     "RestrictedBoltzmann",
     "Rotary",
     "Running",
+    "Scaling",
     "SelfOrganisingMap",
     "Sequential",
     "SiLU",

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hpcml.arrays import Array, stream
+from hpcml.nn.precision import Precision
 from hpcml.nn.workspace import Scratch
 
 
@@ -17,7 +18,21 @@ class Context:
     Random numbers come from (seed, step, worker, part) and the layer alone, so they do not depend on the ranks.
     """
 
-    __slots__ = ("fast", "finish", "keep", "meet", "part", "scratch", "seed", "step", "training", "weight", "weights", "worker")
+    __slots__ = (
+        "fast",
+        "finish",
+        "keep",
+        "meet",
+        "part",
+        "precision",
+        "scratch",
+        "seed",
+        "step",
+        "training",
+        "weight",
+        "weights",
+        "worker",
+    )
 
     def __init__(self) -> None:
         """Start in evaluation."""
@@ -26,6 +41,8 @@ class Context:
         self.weight: float | None = None
         self.fast: Any = None
         """The fused functions of `arrays/fast.py`; None where all goes by numpy."""
+        self.precision: Precision | None = None
+        """To what operands of products are rounded in training; None where they are taken as they are."""
         self.weights: Array = None
         """(B,) by which the rows of a pass of training count; None where all count alike. For layers that learn by a rule of their own."""
         self.keep: Array = None

@@ -16,6 +16,7 @@ from hpcml.nn.context import Context
 from hpcml.nn.layers.chain import backward_chain, declare_chain, forward_chain, numbered, walk
 from hpcml.nn.layers.composite import Sequential
 from hpcml.nn.layers.layer import Init, Layer, Running, Shape, Tied
+from hpcml.nn.precision import Precision
 
 MOST_ROWS, MOST_NUMBERS = 256, 1 << 26
 """Rows in one forward pass of an evaluation, and numbers in all layers' outputs for them."""
@@ -91,6 +92,18 @@ class Model:
             text = f"fused steps need the package numba ({error}): pip install 'hpcml[fast]'"
             raise ConfigError(f'{text}, or leave train.kernels at "numpy"') from error
         self.context.fast = fast
+
+    def round(self, precision: Precision) -> None:
+        """Round the operands of products in training to 16 bits; parameters and all else stay float32.
+
+        Raises:
+            ConfigError: if the parameters are not float32, or steps are fused, whose products are not rounded.
+        """
+        if self.arena.dtype != np.float32 or self.context.fast is not None:
+            what = "fused steps do not round" if self.context.fast is not None else f"the parameters are {self.arena.dtype}"
+            text = f'train.precision = "{precision.name}" rounds what is multiplied of float32 numbers, but {what}'
+            raise ConfigError(f'{text}; set model.dtype = "float32" and train.kernels = "numpy"')
+        self.context.precision = precision
 
     def describe(self) -> str:
         """Return the layers with their parameter shapes in one line."""

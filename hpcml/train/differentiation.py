@@ -16,6 +16,8 @@ from hpcml.data import Batch, ShardedDataset
 from hpcml.errors import DataError, HpcmlError, NumericsError, TargetError
 from hpcml.nn import Loss, Model, Tail, Workspace
 from hpcml.nn.context import alone
+from hpcml.nn.model import ignore
+from hpcml.train.scaling import REMEDY, Scaler
 
 Ready = Callable[[slice], None]
 
@@ -23,7 +25,9 @@ Ready = Callable[[slice], None]
 class Differentiator:
     """Makes gradients of batches with one model and one loss, in memory that is taken once."""
 
-    def __init__(self, model: Model, loss: Loss, data: ShardedDataset, seed: int, micro_batch: int = 0) -> None:
+    def __init__(
+        self, model: Model, loss: Loss, data: ShardedDataset, seed: int, micro_batch: int = 0, scaler: Scaler | None = None
+    ) -> None:
         """Prepare for the rows of a data set.
 
         Args:
@@ -32,10 +36,12 @@ class Differentiator:
             data: says where a bad row lies.
             seed: of random numbers inside the model.
             micro_batch: rows that go through the model at a time; 0: all of a worker's.
+            scaler: multiplies slopes and divides gradients; None: neither.
         """
         self.model, self.loss, self.data, self.seed, self.micro_batch = model, loss, data, seed, micro_batch
         self._work, self._tail = Workspace(), np.zeros(len(Tail), model.arena.dtype)
         self._sum: Array = None
+        self.scaler = scaler
 
     def run(
         self, batch: Batch, step: int, where: str, ready: Ready, used: Callable[[Batch], None], *, left_out: bool = False
@@ -67,10 +73,11 @@ class Differentiator:
         arena.tail[...] = arena.device.place(self._tail)
         if slope is None:
             arena.grad[: arena.n] = 0
-        elif len(batch.rows) <= self._most(batch):
-            self.model.backward(slope, ready=ready)
         else:
-            self.model.backward(slope, ready=self._adding(ready))
+            told = ready if self.scaler is None else ignore  # an overflow is known, and told, when the gradient is whole
+            self.model.backward(slope, ready=told if len(batch.rows) <= self._most(batch) else self._adding(told))
+            if self.scaler is not None:
+                self.scaler.unscale(arena.grad[: arena.trained], arena.tail)
         return fault
 
     def _most(self, batch: Batch) -> int:
@@ -120,6 +127,8 @@ class Differentiator:
             raise NumericsError(f"{where}, worker {batch.worker}: {self._name_bad_rows(batch, float(value), rows)}")
         for kind, amount in ((Tail.ROWS, len(x)), (Tail.WEIGHT, weight), (Tail.LOSS, float(value)), (Tail.HITS, hits)):
             self._tail[kind] += amount
+        if self.scaler is not None:
+            slope *= self.scaler.scale
         return slope
 
     def _name_bad_rows(self, batch: Batch, value: float, rows: slice) -> str:
@@ -135,7 +144,5 @@ class Differentiator:
         shown = f"rows: {', '.join(bad[:3])}" + (f" and {len(bad) - 3} more" if len(bad) > 3 else "") if bad else "no single row's loss"
         elsewhere = "though every layer's output is finite" + ("" if meet is alone else " with the batch statistics of these rows alone")
         first = f"first in the output of {layer}" if layer else elsewhere
-        return (
-            f"the loss is {value} over {rows.stop - rows.start} rows, not finite for {shown}, {first};"
-            " lower optimizer.rate, or set optimizer.clip"
-        )
+        remedy = "lower optimizer.rate, or set optimizer.clip" if self.scaler is None else REMEDY
+        return f"the loss is {value} over {rows.stop - rows.start} rows, not finite for {shown}, {first}; {remedy}"

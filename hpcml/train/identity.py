@@ -73,5 +73,6 @@ def identify(trainer: Trainer, sync: Plan | OwnPacePlan, sampling: dict[str, Any
         **({"micro-batch": str(trainer.differentiator.micro_batch)} if trainer.differentiator.micro_batch else {}),
         **({} if trainer.model.context.fast is None else {"kernels": "fast"}),
         **({"batch statistics": "of all workers"} if exchanging(trainer.model) else {}),
+        **({} if trainer.model.context.precision is None else {"precision": repr(trainer.model.context.precision)}),
         **({} if trainer.data.transforms is None else {"transforms": repr(trainer.data.transforms)}),
     }

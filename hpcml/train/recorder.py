@@ -17,6 +17,7 @@ from hpcml.nn.arena import Tail
 from hpcml.sync import Conits
 from hpcml.train.conditions import conditions, versions
 from hpcml.train.hooks import Hook
+from hpcml.train.saving import scale_so_far
 
 if TYPE_CHECKING:
     from hpcml.train.trainer import Trainer
@@ -58,7 +59,7 @@ class Recorder(Hook):
         now = time.perf_counter()
         seconds = now - self._epoch_started
         self._tell(trainer)
-        ledger = {"ledger": trainer.audit.last}
+        ledger = {"ledger": trainer.audit.last, **scale_so_far(trainer)}
         self._event("epoch", trainer, **metrics, seconds=seconds, rows_per_second=self._epoch_rows / seconds, **ledger)
         self._epoch_started, self._epoch_rows = now, 0
 
@@ -91,6 +92,7 @@ class Recorder(Hook):
             "conditions": conditions(),
             "versions": versions(),
             **trainer.pace.measured(trainer),
+            **scale_so_far(trainer),
         }
 
     def _mend(self, trainer: Trainer, epochs: int) -> None:

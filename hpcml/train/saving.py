@@ -35,6 +35,7 @@ KEYS = {
     "transforms": "data.transforms",
     "micro-batch": "train.micro_batch",
     "kernels": "train.kernels",
+    "precision": "train.precision",
 }
 """The keys of a config that decide each part of a run's identity."""
 
@@ -114,6 +115,7 @@ def save(trainer: Trainer, saving: Saving) -> str:
         "layout": trainer.model.arena.layout(),
         "weights_sha256": digest,
         **lost_so_far(trainer),
+        **scale_so_far(trainer),
     }
     hosted = [worker for worker in trainer.hosted if not trainer.sync.lost(worker, trainer.count)]
     workers = {worker: trainer.sync.worker_state(worker) for worker in hosted}
@@ -128,6 +130,11 @@ def lost_so_far(trainer: Trainer) -> dict[str, list[list[int]]]:
         return {}
     losses = [[step, group] for group, step in sorted(trainer.sync.losses.items()) if step <= trainer.count]
     return {"losses": losses} if losses else {}
+
+
+def scale_so_far(trainer: Trainer) -> dict[str, dict[str, float]]:
+    """Return {"loss_scale": the state of the run's scaler}; {} if it has none."""
+    return {} if trainer.scaler is None else {"loss_scale": trainer.scaler.state()}
 
 
 def go_on(trainer: Trainer, found: Checkpoint | None) -> None:
@@ -158,6 +165,8 @@ def go_on(trainer: Trainer, found: Checkpoint | None) -> None:
     trainer.metrics, trainer.weights_sha256 = found.manifest["metrics"], found.manifest["weights_sha256"]
     trainer.meter.restore(found.manifest["meter"])
     trainer.audit.restore(found.manifest["audit"])
+    if trainer.scaler is not None:
+        trainer.scaler.restore(found.manifest["loss_scale"])
 
 
 def require_same_run(identity: dict[str, str], found: Checkpoint) -> None:

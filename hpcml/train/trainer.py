@@ -32,6 +32,7 @@ from hpcml.train.meters import EpochMeter, metrics
 from hpcml.train.pace import hosted, hosts, pace
 from hpcml.train.progress import Progress
 from hpcml.train.saving import Saving, go_on, save
+from hpcml.train.scaling import scaler_of
 from hpcml.train.start import init
 from hpcml.train.survival import Survival, survives
 
@@ -107,6 +108,7 @@ class Trainer:
             self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
             options = {"dtype": model.arena.dtype, "device": model.arena.device, **(loading or {})}
             self.pace = pace(sync)(data, self.sampler, self.hosted, **options)
+            self.scaler = scaler_of(model.context.precision, sync)
             self._prepare(seed, micro_batch, sync)
         self.loader: Any = self.pace.loader
         self.audit = Audit(data, self.loader, self.comm)
@@ -131,9 +133,9 @@ class Trainer:
         """Make what differentiates: one for all hosted workers in turn, or where they meet inside the model one for each."""
         model, loss, data = self.model, self.loss, self.data
         require_lockstep(model, sync, micro_batch)
-        self.differentiator = Differentiator(model, loss, data, seed, micro_batch)
+        self.differentiator = Differentiator(model, loss, data, seed, micro_batch, self.scaler)
         self.lockstep = Lockstep(model, self.nodes.order, self.workers, len(self.hosted)) if exchanging(model) else None
-        self._seats = [Differentiator(seat, loss, data, seed) for seat in self.lockstep.models] if self.lockstep else []
+        self._seats = [Differentiator(seat, loss, data, seed, scaler=self.scaler) for seat in self.lockstep.models] if self.lockstep else []
 
     def step(self, batches: list[Batch]) -> None:
         """Take one step: each hosted worker's gradient, what the synchroniser makes of all workers', the update."""
@@ -153,7 +155,8 @@ class Trainer:
         sums = self.sync.exchange(self.count) if self.survival is None else self.survival.exchange(self)
         if sums is not None:
             self._require_no_fault(sums)
-            self.sync.update(self.count, sums)
+            moved = sums if self.scaler is None else self.scaler.follow(sums, self.where(), self.notes)
+            self.sync.update(self.count, moved)
             self.meter.add(sums)
         self.count += 1
 
@@ -259,4 +262,6 @@ class Trainer:
         if not sums[Tail.FAULTS] and math.isfinite(sums[Tail.LOSS]):
             return
         self.comm.fail_together(self._fault)
+        if self.scaler is not None and math.isfinite(sums[Tail.LOSS]):
+            return  # no rank knows an error, so these are overflows
         raise everywhere(NumericsError(f"{self.where()}: the sum of the losses is {sums[Tail.LOSS]}; lower optimizer.rate"))

@@ -100,7 +100,7 @@ class DotProduct(Layer):
             xp.sum(s, axis=-1, keepdims=True, out=total)
             if self._keep is not None:
                 xp.maximum(total, xp.finfo(x.dtype).tiny, out=total)
-            xp.matmul(s, v[rows, heads, :keys], out=here)
+            self.matmul(s, v[rows, heads, :keys], out=here)
             here /= total
             xp.log(total, out=total)
             top += total
@@ -124,7 +124,7 @@ class DotProduct(Layer):
             xp.multiply(g, out[rows, heads, queries], out=mixed)
             xp.sum(mixed, axis=-1, keepdims=True, out=delta)
             ds = self.scratch("slopes", p.shape, x)
-            xp.matmul(g, v[rows, heads, :keys].swapaxes(-1, -2), out=ds)
+            self.matmul(g, v[rows, heads, :keys].swapaxes(-1, -2), out=ds)
             ds -= delta
             ds *= p
             # Tiles come from the last queries, which see all keys, to the first: the first tile writes, the others add.
@@ -132,7 +132,7 @@ class DotProduct(Layer):
             self._gather(dv[rows, heads, :keys], p, g, last)
             self._gather(dk[rows, heads, :keys], ds, asked, last)
             here = dq[rows, heads, queries]
-            xp.matmul(ds, k[rows, heads, :keys], out=here)
+            self.matmul(ds, k[rows, heads, :keys], out=here)
             here *= 1 / math.sqrt(e)
         return back
 
@@ -161,7 +161,7 @@ class DotProduct(Layer):
         asked = self.scratch("asked", here.shape, q)
         xp.multiply(here, 1 / math.sqrt(q.shape[-1]), out=asked)
         s = self.scratch("scores", (*here.shape[:-1], keys), q)
-        xp.matmul(asked, k[rows, heads, :keys].swapaxes(-1, -2), out=s)
+        self.matmul(asked, k[rows, heads, :keys].swapaxes(-1, -2), out=s)
         if self.causal:
             s[..., queries] += self._triangle(q)[: here.shape[2], : here.shape[2]]
         if self._keep is not None:
@@ -170,12 +170,11 @@ class DotProduct(Layer):
 
     def _gather(self, target: Array, weights: Array, values: Array, first: bool) -> None:
         """Write the transposed weights times values into a target, or add them to it."""
-        xp = namespace(target)
         if first:
-            xp.matmul(weights.swapaxes(-1, -2), values, out=target)
+            self.matmul(weights.swapaxes(-1, -2), values, out=target)
             return
         part = self.scratch("part", target.shape, target)
-        xp.matmul(weights.swapaxes(-1, -2), values, out=part)
+        self.matmul(weights.swapaxes(-1, -2), values, out=part)
         target += part
 
     def _triangle(self, like: Array) -> Array:

@@ -34,7 +34,7 @@ class Dense(Layer):
         self._x, places = x.reshape(-1, x.shape[-1]), x.shape[:-1]
         out = self.take("out", (*places, self.outputs), x)
         flat = out.reshape(-1, self.outputs)
-        namespace(x).matmul(self._x, self.parameters["weight"].data, out=flat)
+        self.matmul(self._x, self.parameters["weight"].data, out=flat)
         flat += self.parameters["bias"].data
         return out
 
@@ -42,11 +42,11 @@ class Dense(Layer):
         """Overwrite the gradients from slope (B, k) and return the input's slope (B, d)."""
         xp, flat = namespace(slope), slope.reshape(-1, self.outputs)
         weight, bias = self.parameters["weight"], self.parameters["bias"]
-        xp.matmul(self._x.T, flat, out=weight.grad)
+        self.matmul(self._x.T, flat, out=weight.grad)
         xp.sum(flat, axis=0, out=bias.grad)
         self.context.finish(self)  # before the input's slope, which takes as long again: the gradients may leave meanwhile
         if not self.needs_input_slope:
             return slope
         back = self.context.scratch.slope(self._x.shape, slope)
-        xp.matmul(flat, weight.data.T, out=back)
+        self.matmul(flat, weight.data.T, out=back)
         return back.reshape(*slope.shape[:-1], back.shape[1])

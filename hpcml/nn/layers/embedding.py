@@ -93,14 +93,14 @@ class TiedHead(Layer):
         """Return the products with every token's vector; keeps x until backward."""
         self._x, table = x.reshape(-1, x.shape[-1]), self.parameters["table"].data
         out = self.take("out", (*x.shape[:-1], len(table)), x)
-        namespace(x).matmul(self._x, table.T, out=out.reshape(-1, len(table)))
+        self.matmul(self._x, table.T, out=out.reshape(-1, len(table)))
         return out
 
     def backward(self, slope: Array) -> Array:
         """Overwrite this layer's part of the table's gradient and return the input's slope."""
-        xp, table = namespace(slope), self.parameters["table"]
+        table = self.parameters["table"]
         flat = slope.reshape(len(self._x), slope.shape[-1])
-        xp.matmul(flat.T, self._x, out=table.grad)
+        self.matmul(flat.T, self._x, out=table.grad)
         back = self.context.scratch.slope(self._x.shape, slope)
-        xp.matmul(flat, table.data, out=back)
+        self.matmul(flat, table.data, out=back)
         return back.reshape(*slope.shape[:-1], back.shape[1])

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from hpcml.arrays import Array
+from hpcml.arrays import Array, namespace
 from hpcml.nn.arena import Parameter
 from hpcml.nn.context import Context
 from hpcml.nn.workspace import Workspace
@@ -143,6 +143,14 @@ class Layer(ABC):
     def scratch(self, name: str, shape: tuple[int, ...], like: Array, dtype: Any = None) -> Array:
         """Return memory that all layers share, for this call of forward or backward only; see Scratch.take."""
         return self.context.scratch.take(name, shape, like, dtype)
+
+    def matmul(self, a: Array, b: Array, out: Array) -> None:
+        """Overwrite out with the product of a and b; when training, of what the model's precision rounds them to."""
+        precision = self.context.precision if self.context.training else None
+        if precision is None:
+            namespace(a).matmul(a, b, out=out)
+        else:
+            precision.matmul(a, b, out, self.context.scratch)
 
     def fast(self, *arrays: Array) -> Any:
         """Return the functions of `arrays/fast.py` if the model is to use them and they take all of these arrays, else None."""

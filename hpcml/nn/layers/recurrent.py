@@ -49,13 +49,13 @@ class Recurrent(Layer):
 
     def forward(self, x: Array) -> Array:
         """Return the last state or all states in the layer's own buffer; what backward needs is kept there too."""
-        xp, k = namespace(x), self.width
+        k = self.width
         rows, steps, inputs = x.shape
         self._x = self.over_time("x", steps, rows, inputs, x)
         self._x[...] = x.transpose(1, 0, 2)
         self.gates = self.over_time("gates", steps, rows, self.blocks * k, x)
         flat = self.gates.reshape(-1, self.blocks * k)
-        xp.matmul(self._x.reshape(-1, inputs), self.parameters["input"].data, out=flat)
+        self.matmul(self._x.reshape(-1, inputs), self.parameters["input"].data, out=flat)
         flat += self.parameters["bias"].data
         self.states = self.over_time("states", steps + 1, rows, k, x)
         self.states[0] = 0
@@ -68,7 +68,7 @@ class Recurrent(Layer):
 
     def backward(self, slope: Array) -> Array:
         """Overwrite the gradients and return the input's slope (B, T, d)."""
-        xp, state = namespace(slope), self.parameters["state"]
+        state = self.parameters["state"]
         steps, rows, inputs = self._x.shape
         down, back = self.take("down", (rows, self.width), slope), self.take("recurrent", (rows, self.width), slope)
         down[...] = 0
@@ -79,18 +79,18 @@ class Recurrent(Layer):
                 down[...] = slope
             self.step_back(t, down)
             for columns, part in self.state_slopes():
-                xp.matmul(part[t], state.data[:, columns].T, out=back)
+                self.matmul(part[t], state.data[:, columns].T, out=back)
                 down += back
         before = self.states[:steps].reshape(-1, self.width)
         for columns, part in self.state_slopes():
-            xp.matmul(before.T, part.reshape(len(before), -1), out=state.grad[:, columns])
+            self.matmul(before.T, part.reshape(len(before), -1), out=state.grad[:, columns])
         flat, x = self.gates.reshape(len(before), -1), self._x.reshape(len(before), -1)
-        xp.matmul(x.T, flat, out=self.parameters["input"].grad)
+        self.matmul(x.T, flat, out=self.parameters["input"].grad)
         self.sum_biases()
         self.context.finish(self)
         if not self.needs_input_slope:
             return slope
-        xp.matmul(flat, self.parameters["input"].data.T, out=x)
+        self.matmul(flat, self.parameters["input"].data.T, out=x)
         out = self.take("back", (rows, steps, inputs), slope)
         out[...] = self._x.transpose(1, 0, 2)
         return out
@@ -106,7 +106,7 @@ class Recurrent(Layer):
     def multiply_state(self, t: int) -> Array:
         """Return state t times its weights, (B, G k), valid until the next call."""
         out = self.take("product", self.gates[t].shape, self.gates)
-        namespace(out).matmul(self.states[t], self.parameters["state"].data, out=out)
+        self.matmul(self.states[t], self.parameters["state"].data, out=out)
         return out
 
     def begin(self, rows: int, steps: int, like: Array) -> None:
