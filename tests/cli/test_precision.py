@@ -26,7 +26,7 @@ def test_digits_reach_the_same_accuracy_on_any_ranks(mpirun, repository, tmp_pat
         (("train.precision=float16", "sync.name=local-steps"), 'sync.name = "local-steps" cannot'),
         (("train.precision=bfloat16", "model.dtype=float64"), "model.dtype"),
         (("train.precision=bfloat16", "train.kernels=fast"), "train.kernels"),
-        (("train.precision=bfloat16", "model.name=hopfield"), "rule of its own"),
+        (("train.precision=bfloat16", "model.name=hopfield", "train.loss=auto"), "rule of its own"),
         (("train.precision=bfloat8",), "bfloat16"),
     ],
 )

@@ -65,7 +65,7 @@ def test_the_bits_are_the_same_on_any_ranks_and_learn_as_float32_does(shards, pr
     assert whole[0] != exact[0]
     if precision is HIGH:
         assert json.loads(whole[2])["skipped_steps"] > 0
-        assert json.loads(whole[1])["train_accuracy"] > 0.7
+        assert json.loads(whole[1])["train_loss"] < 0.9  # log(3) is that of guessing
     else:
         assert abs(json.loads(whole[1])["train_loss"] - json.loads(exact[1])["train_loss"]) < 0.05
 
