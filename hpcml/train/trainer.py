@@ -108,7 +108,6 @@ class Trainer:
             self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
             options = {"dtype": model.arena.dtype, "device": model.arena.device, **(loading or {})}
             self.pace = pace(sync)(data, self.sampler, self.hosted, **options)
-            self.scaler = scaler_of(model.context.precision, sync)
             self._prepare(seed, micro_batch, sync)
         self.loader: Any = self.pace.loader
         self.audit = Audit(data, self.loader, self.comm)
@@ -133,6 +132,7 @@ class Trainer:
         """Make what differentiates: one for all hosted workers in turn, or where they meet inside the model one for each."""
         model, loss, data = self.model, self.loss, self.data
         require_lockstep(model, sync, micro_batch)
+        self.scaler = scaler_of(model.context.precision, sync)
         self.differentiator = Differentiator(model, loss, data, seed, micro_batch, self.scaler)
         self.lockstep = Lockstep(model, self.nodes.order, self.workers, len(self.hosted)) if exchanging(model) else None
         self._seats = [Differentiator(seat, loss, data, seed, scaler=self.scaler) for seat in self.lockstep.models] if self.lockstep else []
