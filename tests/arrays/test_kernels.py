@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hpcml.arrays import kernels
+from tests.arrays.nvrtc import nvrtc
 
 DTYPES = {"float": np.float32, "double": np.float64}
 HOST_LOOP = """
@@ -141,23 +142,13 @@ def test_a_device_never_runs_numpys_passes(monkeypatch):
 @pytest.mark.parametrize("kind", DTYPES)
 @pytest.mark.parametrize("number", range(len(kernels.kernels())))
 def test_nvrtc_compiles_every_kernel_without_fused_multiply_add(number, kind):
-    nvrtc = _nvrtc()
+    compiler = nvrtc()
     text = source(kernels.kernels()[number], number, DEVICE_LOOP, kind)
-    program = nvrtc.createProgram(text, "step.cu", (), ())
-    nvrtc.compileProgram(program, ("--gpu-architecture=compute_80", "--fmad=false"))
-    ptx = nvrtc.getPTX(program)
+    program = compiler.createProgram(text, "step.cu", (), ())
+    compiler.compileProgram(program, ("--gpu-architecture=compute_80", "--fmad=false"))
+    ptx = compiler.getPTX(program)
     assert not re.search(rb"\bfma\.", ptx)
     assert re.search(rb"\bmul\.(rn\.)?f(32|64)", ptx)
-
-
-def _nvrtc():
-    try:
-        from cupy_backends.cuda.libs import nvrtc
-
-        nvrtc.getVersion()
-    except Exception as problem:  # CuPy raises errors of many kinds where a library is missing
-        pytest.skip(f"no NVRTC here (pip install 'hpcml[cuda12]' nvidia-cuda-nvrtc-cu12): {problem}")
-    return nvrtc
 
 
 @pytest.mark.gpu

@@ -24,7 +24,10 @@ class ReLU(Layer):
 
     def backward(self, slope: Array) -> Array:
         """Overwrite slope with zero where the output was zero, and return it."""
-        xp = namespace(slope)
+        xp, kernels = namespace(slope), self.kernels(slope, self._out)
+        if kernels is not None:
+            kernels.relu_slope(slope, self._out)
+            return slope
         for piece in pieces(slope, len(slope), math.prod(slope.shape[1:])):
             part, out = slope[piece], self._out[piece]
             mask = self.scratch("mask", part.shape, slope, bool)

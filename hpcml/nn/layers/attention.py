@@ -80,7 +80,6 @@ class DotProduct(Layer):
 
     def forward(self, x: Array) -> Array:
         """Return the mixed values in the layer's own buffer; keeps x until backward."""
-        xp = namespace(x)
         self._x, self._keep = x, self.context.keep
         q, k, v = self._split(x)
         B, h, T, e = q.shape
@@ -92,19 +91,30 @@ class DotProduct(Layer):
             _, s = self._scores(q, k, tile)
             top, here = self._log[rows, heads, queries], out[rows, heads, queries]
             total = self.scratch("total", top.shape, x)
-            xp.max(s, axis=-1, keepdims=True, out=top)
-            if self._keep is not None:
-                xp.maximum(top, xp.finfo(x.dtype).min, out=top)  # a query that sees nothing: -inf - -inf would be no number
-            s -= top
-            xp.exp(s, out=s)
-            xp.sum(s, axis=-1, keepdims=True, out=total)
-            if self._keep is not None:
-                xp.maximum(total, xp.finfo(x.dtype).tiny, out=total)
+            self._raise(s, top, total)
             self.matmul(s, v[rows, heads, :keys], out=here)
             here /= total
-            xp.log(total, out=total)
-            top += total
         return self._out
+
+    def _raise(self, s: Array, level: Array, total: Array) -> None:
+        """Overwrite scores with their exponentials over those of the largest, total with the sums, level with the sums' logarithms."""
+        xp, kernels = namespace(s), self.kernels(s, total)
+        if kernels is not None:
+            found = self.scratch("level", level.shape, s)
+            kernels.softmax(s.reshape(-1, s.shape[-1]), total, found)
+            level[...] = found
+            return
+        xp.max(s, axis=-1, keepdims=True, out=level)
+        if self._keep is not None:
+            xp.maximum(level, xp.finfo(s.dtype).min, out=level)  # a query that sees nothing: -inf - -inf would be no number
+        s -= level
+        xp.exp(s, out=s)
+        xp.sum(s, axis=-1, keepdims=True, out=total)
+        if self._keep is not None:
+            xp.maximum(total, xp.finfo(s.dtype).tiny, out=total)
+        logarithm = self.scratch("level", level.shape, s)
+        xp.log(total, out=logarithm)
+        level += logarithm
 
     def backward(self, slope: Array) -> Array:
         """Return the slope of queries, keys and values, (B, T, 3 d)."""
@@ -117,16 +127,13 @@ class DotProduct(Layer):
         for tile in self._tiles(x, q.shape):
             rows, heads, queries, keys = tile
             asked, p = self._scores(q, k, tile)
-            p -= self._log[rows, heads, queries]
-            xp.exp(p, out=p)
             g = slopes[rows, heads, queries]
             delta, mixed = self.scratch("total", (*g.shape[:-1], 1), x), self.scratch("mixed", g.shape, x)
             xp.multiply(g, out[rows, heads, queries], out=mixed)
             xp.sum(mixed, axis=-1, keepdims=True, out=delta)
             ds = self.scratch("slopes", p.shape, x)
             self.matmul(g, v[rows, heads, :keys].swapaxes(-1, -2), out=ds)
-            ds -= delta
-            ds *= p
+            self._slope_of_scores(p, self._log[rows, heads, queries], ds, delta)
             # Tiles come from the last queries, which see all keys, to the first: the first tile writes, the others add.
             last = queries.stop == T
             self._gather(dv[rows, heads, :keys], p, g, last)
@@ -135,6 +142,19 @@ class DotProduct(Layer):
             self.matmul(ds, k[rows, heads, :keys], out=here)
             here *= 1 / math.sqrt(e)
         return back
+
+    def _slope_of_scores(self, p: Array, level: Array, ds: Array, delta: Array) -> None:
+        """Overwrite scores p with their probabilities, and ds with the scores' slope, (ds - delta) p."""
+        kernels = self.kernels(p, ds, delta)
+        if kernels is not None:
+            dense = self.scratch("level", level.shape, p)
+            dense[...] = level
+            kernels.softmax_slope(p.reshape(-1, p.shape[-1]), dense, ds, delta)
+            return
+        p -= level
+        namespace(p).exp(p, out=p)
+        ds -= delta
+        ds *= p
 
     def _split(self, x: Array) -> tuple[Array, Array, Array]:
         """Return views (B, h, T, e) of queries, keys and values."""

@@ -45,6 +45,10 @@ class Dropout(Layer):
         if xp is not np:
             mask = xp.asarray(mask)
         self._kept, out = self.take("kept", x.shape, x), self.take("out", x.shape, x)
+        kernels = self.kernels(x)
+        if kernels is not None:
+            kernels.dropout(x, mask, 1 / (1 - self.probability), self._kept, out)
+            return out
         xp.multiply(mask.reshape(x.shape), x.dtype.type(1 / (1 - self.probability)), out=self._kept)
         xp.multiply(x, self._kept, out=out)
         return out

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from hpcml.arrays import Array, namespace
+from hpcml.arrays import Array, fused, namespace
 from hpcml.nn.arena import Parameter
 from hpcml.nn.context import Context
 from hpcml.nn.workspace import Workspace
@@ -156,6 +156,10 @@ class Layer(ABC):
         """Return the functions of `arrays/fast.py` if the model is to use them and they take all of these arrays, else None."""
         fits = all(type(a) is np.ndarray and a.dtype == np.float32 and a.flags.carray for a in arrays)
         return self.context.fast if fits else None
+
+    def kernels(self, *arrays: Array) -> Any:
+        """Return the functions of `arrays/fused.py` if they take all of these arrays, else None."""
+        return fused if fused.fits(*arrays) else None
 
     def over_input(self, x: Array) -> Array:
         """Return where outputs of the input's shape go: over the input if nobody needs it, else a buffer of this layer."""

@@ -37,7 +37,7 @@ class LayerNorm(Layer):
     def forward(self, x: Array) -> Array:
         """Return the normalised rows in the layer's own buffer; keeps x, its means and r until backward, which makes h again."""
         xp, d = namespace(x), x.shape[-1]
-        flat, fast = x.reshape(-1, d), self.fast(x) if self.centred else None
+        flat, fast = x.reshape(-1, d), (self.fast(x) or self.kernels(x)) if self.centred else None
         self._x, out = flat, self.take("out", flat.shape, x)
         self._mean, self._scale = self.take("mean", (len(flat), 1), x), self.take("scale", (len(flat), 1), x)
         if fast is not None:
@@ -68,7 +68,7 @@ class LayerNorm(Layer):
         """Overwrite the gradients and slope, which it returns as r (g - mean g - h mean gh), g being slope times gain."""
         xp, d = namespace(slope), slope.shape[-1]
         flat, gain = slope.reshape(-1, d), self.parameters["gain"]
-        fast = self.fast(slope, self._x) if self.centred else None
+        fast = (self.fast(slope, self._x) or self.kernels(slope, self._x)) if self.centred else None
         if fast is not None:
             fast.layer_norm_slope(flat, self._x, self._mean, self._scale, gain.data, gain.grad, self.parameters["bias"].grad)
             return slope

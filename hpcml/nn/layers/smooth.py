@@ -91,7 +91,7 @@ class GELU(Smooth):
 
     def forward(self, x: Array) -> Array:
         """Return the activation of x in the layer's own buffer."""
-        fast = self.fast(x) if self.tanh else None
+        fast = self.fast(x) or self.kernels(x) if self.tanh else None
         if fast is None:
             return super().forward(x)
         out, bend = self.places(x)

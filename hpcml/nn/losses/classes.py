@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from hpcml.arrays import Array, namespace
+from hpcml.arrays import Array, fused, namespace
 from hpcml.errors import ShapeError, TargetError
 from hpcml.nn.losses.loss import Loss, told, weigh
 from hpcml.nn.workspace import Workspace
@@ -72,6 +72,8 @@ def _cross_entropy(prediction: Array, target: Array, work: Workspace, weights: A
     xp = namespace(prediction)
     rows, classes = prediction.shape
     require_classes("cross-entropy", target, rows, classes)
+    if fused.fits(prediction):
+        return _by_kernel(prediction, target, work, weights)
     flat = prediction.reshape(-1)
     where = _positions(target, classes, work.take("where", (rows,), prediction, np.int64))
     picked, column = work.take("picked", (rows,), prediction), work.take("column", (rows, 1), prediction)
@@ -90,6 +92,15 @@ def _cross_entropy(prediction: Array, target: Array, work: Workspace, weights: A
         return column.sum() - chosen, prediction
     prediction *= weights[:, None]
     return column[:, 0] @ weights - chosen, prediction
+
+
+def _by_kernel(prediction: Array, target: Array, work: Workspace, weights: Array | None) -> tuple[Array, Array]:
+    losses, places = work.take("losses", target.shape, prediction), work.take("places", target.shape, prediction, np.int64)
+    each = work.take("each", target.shape, prediction)
+    each[...] = 1 if weights is None else weights
+    places[...] = target
+    fused.cross_entropy(prediction, places, each, losses)
+    return losses.sum(), prediction
 
 
 def _positions(target: Array, classes: int, out: Array) -> Array:
