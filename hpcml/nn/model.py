@@ -49,9 +49,9 @@ class Model:
         Raises:
             ShapeError: if a layer cannot take what the one before gives; the message draws the layers with their shapes.
         """
+        if isinstance(shape, int):
+            raise ShapeError(f"a model's rows have the shape {shape}, not a tuple; write ({shape},)")
         self.layers, self.shape, self.context = list(layers), tuple(shape), Context()
-        if not self.layers:
-            raise ShapeError("a model needs at least one layer")
         self.outputs = declare_chain(self.layers, self.shape)
         tree = dict(walk(numbered(self.layers)))
         _require_single(tree)
@@ -110,7 +110,13 @@ class Model:
         return "; ".join(f"{p.name} {p.shape}" for p in self.arena)
 
     def forward(self, x: Array) -> Array:
-        """Return the predictions for B rows; they are overwritten by the next forward."""
+        """Return the predictions for B rows; they are overwritten by the next forward.
+
+        Raises:
+            ShapeError: if the rows have another shape than the model's, which numpy might stretch without a word.
+        """
+        if x.shape[1:] != self.shape or not x.shape:
+            raise ShapeError(f"the model takes rows (B, {', '.join(map(str, self.shape))}), got an array of shape {x.shape}")
         return forward_chain(self.layers, x)
 
     def backward(self, slope: Array, ready: Ready = ignore) -> None:

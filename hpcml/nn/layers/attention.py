@@ -74,7 +74,7 @@ class DotProduct(Layer):
 
     def build(self, shape: Shape) -> Built:
         """Return (T, d) and no parameters."""
-        if len(shape) != 2 or shape[1] % (3 * self.heads):
+        if len(shape) != 2 or self.heads < 1 or shape[1] % (3 * self.heads):
             raise ShapeError(f"attention of {self.heads} heads takes rows (T, 3 d) with d a multiple of {self.heads}, got {shape}")
         return (shape[0], shape[1] // 3), {}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from hpcml.arrays import Array
 from hpcml.errors import ShapeError
-from hpcml.nn.layers.layer import Layer, Shape
+from hpcml.nn.layers.layer import Layer, Running, Shape, Tied
 
 
 def declare_chain(layers: Sequence[Layer], shape: Shape) -> Shape:
@@ -15,11 +17,17 @@ def declare_chain(layers: Sequence[Layer], shape: Shape) -> Shape:
     Raises:
         ShapeError: if a layer cannot take what the one before gives; the message draws the layers with their shapes.
     """
+    if not layers:
+        raise ShapeError("a chain needs at least one layer")
+    require_sizes("rows have", shape)
     drawn, before = [f"input {shape}"], True
     for number, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            hint = f"write {layer.__name__}(...)" if isinstance(layer, type) else "give a Layer, such as ReLU()"
+            raise ShapeError(f"layer {number} is {layer!r}, not a layer; {hint}")
         name = type(layer).__name__
         try:
-            shape = layer.declare(shape)
+            shape = _declared(layer, shape)
         except ShapeError as error:
             first, *inside = str(error).splitlines()
             lines = [first, *drawn, f"{number} {name} <- here", *inside]
@@ -27,6 +35,26 @@ def declare_chain(layers: Sequence[Layer], shape: Shape) -> Shape:
         drawn.append(f"{number} {name} -> {shape}")
         layer.may_overwrite_input, before = not before, layer.keeps_output
     return shape
+
+
+def _declared(layer: Layer, shape: Shape) -> Shape:
+    """Return the shape of an output row of a layer that is built now, which has nothing of size 0 or less."""
+    out, name = layer.declare(shape), type(layer).__name__
+    require_sizes(f"{name} gives", out)
+    for key, value in layer.declared.items():
+        if not isinstance(value, Tied):
+            require_sizes(f"{name} has a parameter {key!r} of", value.shape if isinstance(value, Running) else value[0])
+    return out
+
+
+def require_sizes(what: str, shape: Shape) -> None:
+    """Raise unless each size of a shape is a whole number of at least 1: products and draws of others fail much later, or silently.
+
+    Raises:
+        ShapeError: if one is not.
+    """
+    if not all(isinstance(size, (int, np.integer)) and size > 0 for size in shape):
+        raise ShapeError(f"{what} the shape {tuple(shape)}; each size is a whole number of at least 1")
 
 
 def forward_chain(layers: Sequence[Layer], x: Array) -> Array:

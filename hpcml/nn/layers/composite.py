@@ -66,7 +66,7 @@ class Residual(Layer):
         """Return x + f(x) in the layer's own buffer."""
         bent = forward_chain(self.layers, x)
         straight = self.projection.forward(x) if self.projection else x
-        out = bent if self.layers and not self.layers[-1].keeps_output else self.take("out", bent.shape, bent)
+        out = bent if not self.layers[-1].keeps_output else self.take("out", bent.shape, bent)
         namespace(bent).add(straight, bent, out=out)
         return out
 

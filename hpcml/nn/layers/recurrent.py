@@ -38,7 +38,7 @@ class Recurrent(Layer):
         """Return (k,) or (T, k) and the parameters input (d, G k), state (k, G k) and bias (G k,)."""
         if len(shape) != 2:
             raise ShapeError(f"{type(self).__name__} takes rows (steps, numbers), got rows of shape {shape}; put Reshape(...) before it")
-        init, columns = uniform(self.width**-0.5), self.blocks * self.width
+        init, columns = uniform(max(1, self.width) ** -0.5), self.blocks * self.width
         parameters = {"input": ((shape[1], columns), init), "state": ((self.width, columns), init), "bias": ((columns,), self.first_bias)}
         return (shape[0], self.width) if self.sequence else (self.width,), parameters
 

@@ -31,7 +31,7 @@ class Rotary(Layer):
 
     def build(self, shape: Shape) -> Built:
         """Return the same shape and no parameters."""
-        if len(shape) != 2 or shape[1] % (6 * self.heads):
+        if len(shape) != 2 or self.heads < 1 or shape[1] % (6 * self.heads):
             raise ShapeError(f"Rotary of {self.heads} heads takes rows (T, 3 d) with d a multiple of {2 * self.heads}, got {shape}")
         half = shape[1] // (6 * self.heads)
         self._angles = np.arange(shape[0])[:, None] * BASE ** -(np.arange(half) / half)

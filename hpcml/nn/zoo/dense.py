@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from hpcml.errors import ShapeError
 from hpcml.nn.layers import Dense, Flatten, Layer, ReLU, zeros
 from hpcml.nn.model import Model
 
@@ -17,6 +18,7 @@ def mlp(sizes: Sequence[Any], **options: Any) -> Model:
         sizes: inputs, hidden layers, outputs, such as [64, 128, 10]; inputs may be the shape of a row, such as (8, 8), to be flattened.
         options: seed, dtype, device, as Model takes them.
     """
+    _require_two("an mlp", sizes, "[64, 10]")
     shape, first = flat(sizes[0])
     layers: list[Layer] = []
     for size in sizes[1:-1]:
@@ -43,6 +45,7 @@ def autoencoder(sizes: Sequence[Any], outputs: int = 0, **options: Any) -> Model
     References:
         Hinton and Salakhutdinov, Reducing the dimensionality of data with neural networks, Science, 2006.
     """
+    _require_two("an autoencoder", sizes, "[64, 8]")
     shape, first = flat(sizes[0])
     layers: list[Layer] = []
     for size in sizes[1:-1]:
@@ -51,6 +54,11 @@ def autoencoder(sizes: Sequence[Any], outputs: int = 0, **options: Any) -> Model
     for size in reversed(sizes[1:-1]):
         layers += [Dense(size), ReLU()]
     return Model([*first, *layers, Dense(outputs or math.prod(shape))], shape, **options)
+
+
+def _require_two(what: str, sizes: Sequence[Any], example: str) -> None:
+    if len(sizes) < 2:
+        raise ShapeError(f"{what} needs at least two sizes, such as {example}; got {list(sizes)}")
 
 
 def flat(inputs: int | tuple[int, ...]) -> tuple[tuple[int, ...], list[Layer]]:
