@@ -9,6 +9,7 @@ References:
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -30,11 +31,14 @@ class Pull:
     """A pull on its way: the array it was given is busy until `wait`."""
 
     def __init__(self, store: KeyValue, number: int, out: np.ndarray) -> None:
-        self._store, self._number, self._out = store, number, out
+        self._store, self._number, self._out, self._came = store, number, out, False
 
     def wait(self) -> None:
-        """Overwrite the array with what has come; once."""
-        self._store.receive(self._number, self._out)
+        """Overwrite the array with what has come; calls after the first leave it as it is."""
+        # There is one answer: who waited for a second one would wait without end.
+        if not self._came:
+            self._store.receive(self._number, self._out)
+            self._came = True
 
 
 class KeyValue:
@@ -54,7 +58,7 @@ class KeyValue:
     Raises:
         ConfigError: on every rank, for a rule or a consistency that does not fit.
         ShapeError: on every rank, for a table that is not of floats with one or two axes.
-        DisagreementError: on every rank, if the ranks' tables differ.
+        DisagreementError: on every rank, if the ranks' tables, rules, consistencies or compensations differ.
     """
 
     def __init__(
@@ -67,6 +71,8 @@ class KeyValue:
     ) -> None:
         consistency = consistency or BSP()
         comm.agree_all({key: _describe(x) for key, x in tables.items()}, "the table of")
+        # Each table has the rule of the rank where it lives: ranks that differ would train by several.
+        comm.agree((rule, consistency, compensation), "the store's rule, consistency and compensation")
         for problem in _misfits(rule, consistency, compensation):
             raise everywhere(ConfigError(problem))
         for key, x in tables.items():
@@ -79,7 +85,7 @@ class KeyValue:
         self._clocks, self._open, self._pulled = [0] * len(self._keys), set[int](), set[int]()
         self._answers: dict[int, np.ndarray] = {}
         self._post = Post(comm.mail(), self._take, comm.concurrent and comm.size > 1)
-        self._ending, self._shards = Ending(self._post), dict[int, Shard]()
+        self._ending, self._shards, self._closed = Ending(self._post), dict[int, Shard](), False
         for number, key in enumerate(self._keys):
             if self._homes[number] == comm.rank:
                 x = tables[key]
@@ -95,11 +101,13 @@ class KeyValue:
         Args:
             key: of the table.
             values: the table's shape and dtype; with rows (k, w), or (k,) where rows have one number. May be overwritten at once.
-            rows: (k,) rows, ascending, each once: no other row is sent, nor moved by the updater.
+            rows: (k,) rows, ascending, each once: no other row is sent, nor moved by the updater. Where a rank has none for
+                its part of a clock, give an empty array of integers.
             priority: where several letters wait for the link, lower numbers go first.
 
         Raises:
             ShapeError: if key, values or rows do not fit a table.
+            CommError: if the store has been closed.
         """
         number, where = self._find(key, values, rows)
         self._post.wait(lambda: self._is_free(number))
@@ -127,7 +135,7 @@ class KeyValue:
 
         Raises:
             ShapeError: if key, out or rows do not fit a table.
-            CommError: if an earlier pull of the key has not been waited for.
+            CommError: if an earlier pull of the key has not been waited for, or the store has been closed.
         """
         number, where = self._find(key, out, rows)
         if number in self._pulled:
@@ -157,8 +165,11 @@ class KeyValue:
             self._post.wait(lambda number=number: self._is_free(number))  # type: ignore[misc]
 
     def close(self) -> None:
-        """End this rank's pushes, and return when all ranks' have been taken; every rank calls it."""
+        """End this rank's pushes, and return when all ranks' have been taken; every rank calls it, and a second call does nothing."""
+        if self._closed:
+            return
         self.flush()
+        self._closed = True
         for number, home in enumerate(self._homes):
             self._post.send(home, note(self._post.mail, Kind.LEFT, self._comm.rank, number))
         self._ending.meet()
@@ -186,16 +197,18 @@ class KeyValue:
         self._post.send(self._homes[number], letter, priority)
 
     def _find(self, key: str, values: np.ndarray, rows: np.ndarray | None) -> tuple[int, np.ndarray | None]:
-        """Return the number of a key and the rows (k,) int64, if an array fits."""
+        """Return the number of a key and the rows (k,) int64, if an array fits and the store is open."""
+        if self._closed:
+            raise CommError(f"rank {self._comm.rank}, table {key!r}: the store is closed; push and pull before close()")
         number = self._numbers.get(key)
         if number is None:
             raise ShapeError(f"rank {self._comm.rank}: there is no table {key!r}; the store has {', '.join(map(repr, self._keys))}")
         shape, dtype = self._shapes[number], self._dtypes[number]
         where = None if rows is None else np.asarray(rows)
         if where is not None:
-            rising = where.ndim == 1 and where.size and where.dtype.kind in "iu" and bool((np.diff(where.astype(np.int64)) > 0).all())
-            if not rising or where[0] < 0 or where[-1] >= shape[0]:
-                text = f"expected rows of 0 to {shape[0] - 1}, ascending and each once, one or more"
+            rising = where.ndim == 1 and where.dtype.kind in "iu" and bool((np.diff(where.astype(np.int64)) > 0).all())
+            if not rising or (where.size and (where[0] < 0 or where[-1] >= shape[0])):
+                text = f"expected integer rows of 0 to {shape[0] - 1}, ascending and each once"
                 raise ShapeError(f"rank {self._comm.rank}, table {key!r}: {text}; numpy.unique gives such rows")
             shape, where = (where.size, *shape[1:]), where.astype(np.int64)
         if values.shape != shape or values.dtype != dtype:
@@ -229,9 +242,9 @@ def _misfits(rule: Rule, consistency: Consistency, compensation: float) -> list[
     found = []
     if rule.looks:
         found.append(f"{type(rule).__name__} looks at whole vectors, of which a store sees one table; choose SGD, AdaGrad or AdamW")
-    if consistency.threshold:
-        found.append("a store writes what it is given, and has no significance filter; choose SSP(bound) instead of ASP")
-    if compensation < 0 or (compensation and consistency.whole):
+    if consistency.threshold or consistency.regions:
+        found.append("a store writes what it is given, and has no significance filter and no regions; choose SSP(bound) instead of ASP")
+    if not 0 <= compensation < math.inf or (compensation and consistency.whole):
         found.append(f"delay compensation of {compensation} is for late gradients, 0 or more; leave it out, or choose TAP or SSP")
     return found
 

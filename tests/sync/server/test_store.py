@@ -135,13 +135,19 @@ def test_what_does_not_fit_is_refused(on_every_rank):
         }.items():
             with pytest.raises(ConfigError, match=problem):
                 KeyValue(comm, {"a": np.zeros(3)}, *options)
-        with pytest.raises(ConfigError, match="late gradients"):
-            KeyValue(comm, {"a": np.zeros(3)}, SGD(0.1), BSP(), compensation=0.1)
+        with pytest.raises(ConfigError, match="no regions"):
+            KeyValue(comm, {"a": np.zeros(3)}, SGD(0.1), ASP(0.0, 3, regions=2))
+        for late, compensation in ((BSP(), 0.1), (TAP(), float("nan")), (TAP(), float("inf"))):
+            with pytest.raises(ConfigError, match="late gradients"):
+                KeyValue(comm, {"a": np.zeros(3)}, SGD(0.1), late, compensation)
         with pytest.raises(ShapeError, match="int64"):
             KeyValue(comm, {"a": np.zeros(3, np.int64)}, SGD(0.1))
         if comm.size > 1:
             with pytest.raises(DisagreementError, match="table of a"):
                 KeyValue(comm, {"a": np.full(3, comm.rank, float)}, SGD(0.1))
+            for rule, consistency in ((SGD(0.1 + comm.rank), BSP()), (SGD(0.1), SSP(comm.rank))):
+                with pytest.raises(DisagreementError, match="rule, consistency and compensation"):
+                    KeyValue(comm, {"a": np.zeros(3)}, rule, consistency)
         with KeyValue(comm, {"a": np.zeros((4, 2))}, SGD(0.1)) as store:
             with pytest.raises(ShapeError, match="no table 'b'"):
                 store.push("b", np.zeros(3))
@@ -156,9 +162,50 @@ def test_what_does_not_fit_is_refused(on_every_rank):
             with pytest.raises(CommError, match="wait"):
                 store.start_pull("a", np.empty((4, 2)))
             first.wait()
+        for use in (lambda: store.push("a", np.zeros((4, 2))), lambda: store.pull("a", np.empty((4, 2)))):
+            with pytest.raises(CommError, match="the store is closed; push and pull before"):
+                use()
+        store.close()
         return True
 
     assert all(on_every_rank(program))
+
+
+@pytest.mark.parametrize("consistency", [BSP(), SSP(1), TAP()], ids=["bsp", "ssp", "tap"])
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_rank_without_rows_takes_its_part_in_a_clock_and_moves_nothing(on_every_rank, consistency, width):
+    def program(comm):
+        shape = (4, width) if width > 1 else (4,)
+        with KeyValue(comm, {"a": np.zeros(shape)}, SGD(1.0, momentum=0.5), consistency) as store:
+            for clock in range(3):  # in the last one nobody has rows
+                rows = np.array([1] if comm.rank == clock == 0 else [], np.int64)
+                store.push("a", np.ones((rows.size, *shape[1:])), rows=rows)
+            store.flush()
+            comm.barrier()
+            out, nothing = np.empty(shape), np.empty((0, *shape[1:]))
+            store.pull("a", out)
+            store.pull("a", nothing, rows=np.array([], np.int64))
+        return out
+
+    for out in on_every_rank(program):
+        assert (out[1] == -1).all()
+        assert not out[[0, 2, 3]].any()
+
+
+def test_a_pull_that_is_waited_for_twice_returns_and_leaves_the_array(on_every_rank):
+    def program(comm):
+        with KeyValue(comm, {"a": np.ones(3)}, SGD(1.0), TAP()) as store:
+            out = np.empty(3)
+            pull = store.start_pull("a", out)
+            pull.wait()
+            came = out.copy()
+            out.fill(7)
+            pull.wait()
+        return came, out
+
+    for came, out in on_every_rank(program):
+        assert (came == 1).all()
+        assert (out == 7).all()
 
 
 @given(st.lists(st.integers(1, 100), max_size=20), st.integers(1, 6))
@@ -168,14 +215,14 @@ def test_tables_are_dealt_so_that_no_rank_holds_much_more(nbytes, ranks):
     assert max(held) <= sum(nbytes) / ranks + max(nbytes, default=0)
 
 
-@given(st.lists(st.one_of(st.none(), st.sets(st.integers(0, 7), min_size=1)), min_size=1, max_size=5), st.integers(1, 3))
+@given(st.lists(st.one_of(st.none(), st.sets(st.integers(0, 7))), min_size=1, max_size=5), st.integers(1, 3))
 def test_the_sum_by_rows_is_that_of_whole_tables_with_zeros(written, width):
     sums = RowSum(len(written), 8 * width, np.dtype(float), lambda rows: (rows[:, None] * width + np.arange(width)).reshape(-1))
     for _ in range(2):
         expected = np.zeros((8, width))
         for worker, rows in enumerate(written):
             values = numbers(worker, 8, width)
-            where = None if rows is None else np.array(sorted(rows))
+            where = None if rows is None else np.array(sorted(rows), np.int64)
             sums.put(worker, (values if where is None else values[where]).reshape(-1), where)
             expected[slice(None) if where is None else where] += values if where is None else values[where]
         total, union = sums.take()
