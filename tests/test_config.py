@@ -93,6 +93,7 @@ WRONG = {
     "model.name=mpl": "did you mean 'mlp'.; it is one of mlp, softmax, linear",
     "model.heads=2": 'model.heads means nothing to "mlp"; leave it out, or set it to 4',
     "model.dropout=1": "model.dropout is 1.0; it must be below 1",
+    "model.attention_dropout=1": "model.attention_dropout is 1.0; it must be below 1",
     "train.micro_batch=-1": "train.micro_batch is -1; it must be 0 or more",
     "model.dtype=flaot32": "did you mean 'float32'",
     "optimizer.rate=-1": "optimizer.rate is -1.0; it must be 0 or more",

@@ -74,8 +74,8 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     - shape: what each row is read as, such as [8, 8, 1] for an image; left out, the shape that it has in the shards.
     - hidden: units of the dense, or widths of the LSTM layers; channels: of the convolutions; blocks: residual ones of each stage;
       synchronised: whether their batch norm goes over the rows of all workers.
-    - layers, width, heads, context, vocabulary, dropout, rotary, recompute, ngrams, buckets, recall: of a transformer, whose outputs are
-      its vocabulary.
+    - layers, width, heads, context, vocabulary, dropout, attention_dropout, rotary, recompute, ngrams, buckets, recall: of a transformer,
+      whose outputs are its vocabulary.
     - steps: of a Gibbs chain, or sweeps of a recall; highest: the number that means on; grid, radius, halving, kept: of a map.
     """
 
@@ -94,6 +94,7 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     context: int = 0
     vocabulary: int = 256
     dropout: float = 0.0
+    attention_dropout: float = 0.0
     rotary: bool = False
     recompute: bool = False
     ngrams: list[int] = []

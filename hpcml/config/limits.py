@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-from hpcml.config.keys import Config, ModelConfig, OptimizerConfig, RateConfig, ServerConfig, SyncConfig, TrainConfig, as_toml
+from hpcml.config.keys import Config, ModelConfig, OptimizerConfig, RateConfig, SyncConfig, TrainConfig, as_toml
 from hpcml.config.losses import loss_contradictions
 from hpcml.config.precision import precision_contradictions
+from hpcml.config.strategies import full_batch_contradictions, server_contradictions
 from hpcml.errors import ConfigError
 
 _RANGES = {
@@ -53,6 +54,7 @@ _RANGES = {
     "model.vocabulary": 1,
     "model.buckets": 1,
     "model.dropout": 0,
+    "model.attention_dropout": 0,
     "model.steps": 1,
     "model.radius": 0,
     "model.halving": 1,
@@ -76,7 +78,10 @@ _RANGES = {
 }
 """The smallest value of each key that has one."""
 
-_BELOW_ONE = ("model.dropout", "model.kept", "train.label_smoothing", "optimizer.momentum", "optimizer.beta1", "optimizer.beta2")
+_BELOW_ONE = (
+    *("model.dropout", "model.attention_dropout", "model.kept", "train.label_smoothing"),
+    *("optimizer.momentum", "optimizer.beta1", "optimizer.beta2"),
+)
 """Keys that are a share: of old gradients, whose sums grow without end from 1 on, of a target, or of what is dropped."""
 
 
@@ -153,7 +158,7 @@ MODEL_KEYS = {
     "lstm": ("shape", "hidden"),
     "transformer": (
         *("layers", "width", "heads", "context", "vocabulary", "dropout", "rotary", "recompute"),
-        *("ngrams", "buckets", "recall"),
+        *("attention_dropout", "ngrams", "buckets", "recall"),
     ),
     "rbm": ("hidden", "steps", "highest"),
     "som": ("grid", "radius", "halving", "kept"),
@@ -223,10 +228,10 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield f'sync.outer_momentum is {momentum}; it must be 0 or more and below 1, or "auto"'
     if (config.sync.topology == "matrix") != bool(config.sync.matrix):
         yield 'sync.topology = "matrix" and sync.matrix, a row of weights a worker, need each other; set both, or neither'
-    yield from _server_contradictions(config)
+    yield from server_contradictions(config)
     yield from precision_contradictions(config, OWN_RULE)
     if config.sync.name == "lbfgs":
-        yield from _full_batch_contradictions(config)
+        yield from full_batch_contradictions(config)
     if (config.sync.slow or config.sync.arrivals) and not config.sync.spare:
         yield "sync.slow and sync.arrivals say who comes last, which means nothing without sync.spare; set it, or leave them out"
     if config.sync.slow and config.sync.arrivals:
@@ -255,46 +260,3 @@ def _own_rule_contradictions(config: Config) -> Iterator[str]:
         yield f"model.hidden is {keys.hidden}, but an rbm has one layer of hidden units; give one number"
     if not keys.highest > 0:
         yield f"model.highest is {keys.highest}; it must be above 0"
-
-
-_WITH_SERVER = {
-    "parameter-server": ("fetch", "push", "beta", "cache"),
-    "downpour": ("compensation", "beta", "cache"),
-    "async-easgd": ("compensation", "warm", "fetch", "push", "cache"),
-    "gossip-learning": tuple(key for key in msgspec.to_builtins(ServerConfig()) if key not in ("replay", "cache")),
-}
-"""Synchronisers with a server, and the keys of [server] that mean nothing to each."""
-
-_BY_CONSISTENCY = {"bound": ("ssp", "asp"), "threshold": ("asp",), "regions": ("asp",), "inside": ("asp",)}
-"""Keys of [server] that mean something under some consistencies alone."""
-
-
-def _server_contradictions(config: Config) -> Iterator[str]:
-    keys, defaults, name = msgspec.to_builtins(config.server), msgspec.to_builtins(ServerConfig()), config.sync.name
-    unused = _WITH_SERVER.get(name, tuple(keys))
-    for key, value in keys.items():
-        default = f"leave it out, or set it to {as_toml(defaults[key])}"
-        if key in unused and value != defaults[key]:
-            others = [other for other, not_for in _WITH_SERVER.items() if key not in not_for]
-            yield f'server.{key} means nothing to sync.name = "{name}", but to {", ".join(others)}; {default}'
-        if key in _BY_CONSISTENCY and value != defaults[key] and keys["consistency"] not in _BY_CONSISTENCY[key]:
-            yield f'server.{key} means nothing to "{keys["consistency"]}"; {default}'
-    if name == "gossip-learning" and config.sync.combine != "mean" and not config.server.cache:
-        yield f'sync.combine = "{config.sync.combine}" combines the models of caches; set server.cache, such as 10, or leave it out'
-    if name in _WITH_SERVER and config.run.checkpoint_every:
-        yield f'run.checkpoint_every: with sync.name = "{name}" letters are on their way within an epoch; set it to 0: after each epoch'
-    if name in _WITH_SERVER and config.sync.reducer != "auto":
-        yield f'sync.reducer = "{config.sync.reducer}" means nothing to "{name}", whose workers add nothing up; leave it out'
-
-
-def _full_batch_contradictions(config: Config) -> Iterator[str]:
-    own = "L-BFGS finds its own directions and steps over all rows"
-    if config.optimizer.name != "sgd" or config.optimizer.momentum or config.optimizer.clip:
-        text = "optimizer.rate is the length of its first step, optimizer.decay the L2 penalty"
-        yield f'{own}: {text}; set optimizer.name = "sgd", momentum = 0.0 and clip = 0.0'
-    if config.rate.name != "constant" or config.rate.warmup_epochs or config.rate.base_batch:
-        yield f'{own}; leave [rate] out, or set rate.name = "constant", warmup_epochs = 0 and base_batch = 0'
-    if config.model.dropout:
-        yield f"{own}, and model.dropout makes the loss another function at each pass; set it to 0"
-    if config.data.on_corrupt != "stop":
-        yield f'{own}, and data.on_corrupt = "{config.data.on_corrupt}" may leave some out between two passes; set it to "stop"'

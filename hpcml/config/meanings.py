@@ -43,6 +43,7 @@ MEANINGS = {
     "model.context": "`transformer`: tokens that it sees; 0: all of a row but the last",
     "model.vocabulary": "`transformer`: tokens are 0 to vocabulary - 1; 256 for bytes",
     "model.dropout": "`transformer`: probability at the end of each branch",
+    "model.attention_dropout": "`transformer`: probability with which training drops a weight of the attention",
     "model.rotary": "`transformer`: positions by turning queries and keys, instead of learned vectors",
     "model.recompute": "`transformer`: make a block's activations again in backward, to save memory",
     "model.ngrams": "`transformer`: lengths n, such as `[2, 3, 4, 5]`, of which the last n tokens are hashed to a learned vector",

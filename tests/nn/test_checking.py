@@ -33,6 +33,8 @@ LAYERS = {
     "rotary attention": (lambda: nn.Attention(8, 2, causal=True, rotary=True, init=nn.layers.normal(0.5)), (5, 8)),
     "dot product": (lambda: nn.DotProduct(2), (5, 12)),
     "causal dot product": (lambda: nn.DotProduct(2, causal=True), (5, 12)),
+    "dot product with dropout": (lambda: nn.DotProduct(2, dropout=0.4), (5, 12)),
+    "causal dot product with dropout": (lambda: nn.DotProduct(2, causal=True, dropout=0.4), (5, 12)),
     "attention": (lambda: nn.Attention(4, 2, causal=True, init=nn.layers.normal(0.5)), (5, 4)),
     "convolution": (lambda: nn.Conv(4, 3, padding=1), (4, 5, 2)),
     "strided convolution of groups": (lambda: nn.Conv(4, (3, 2), stride=2, padding=1, groups=2), (4, 5, 2)),

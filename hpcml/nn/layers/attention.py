@@ -19,17 +19,16 @@ from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
 from hpcml.nn.layers.composite import Sequential
 from hpcml.nn.layers.dense import Dense
+from hpcml.nn.layers.dropout import share
 from hpcml.nn.layers.layer import Built, Init, Layer, Shape, normal
 from hpcml.nn.layers.rotary import Rotary
+from hpcml.nn.layers.weight_dropout import Tile, WeightDropout
 
 QUERIES = 64
 """Queries of a tile: enough rows for a product's full speed, few enough to skip what a causal mask hides (128 cost a fifth more)."""
 
 SCORES = {"cpu": 1 << 16, "device": 1 << 26}
 """Scores of a tile: on the CPU they stay in a core's second-level cache, on a device they fill it."""
-
-Tile = tuple[slice, slice, slice, int]
-"""(rows, heads, queries, number of keys from the first on)."""
 
 
 class Attention(Sequential):
@@ -42,6 +41,7 @@ class Attention(Sequential):
         *,
         causal: bool = False,
         rotary: bool = False,
+        dropout: float = 0.0,
         init: Init | None = None,
         init_out: Init | None = None,
     ) -> None:
@@ -52,11 +52,12 @@ class Attention(Sequential):
             heads: h, a divisor of d.
             causal: whether a position sees only itself and those before it.
             rotary: turn queries and keys by their positions, see Rotary.
+            dropout: probability with which training drops a weight.
             init: of the first projection; normal numbers of deviation 0.02 when left out.
             init_out: of the projection back; like `init` when left out.
         """
         first = init or normal(0.02)
-        inside = [*([Rotary(heads)] if rotary else []), DotProduct(heads, causal=causal)]
+        inside = [*([Rotary(heads)] if rotary else []), DotProduct(heads, causal=causal, dropout=dropout)]
         super().__init__(Dense(3 * width, first, positions=True), *inside, Dense(width, init_out or first, positions=True))
 
 
@@ -66,9 +67,10 @@ class DotProduct(Layer):
     Positions that the embedding marks as padding are seen by nobody; a query that sees nothing gets zeros.
     """
 
-    def __init__(self, heads: int, *, causal: bool = False) -> None:
-        """Cut d into h = `heads` parts that are mixed each on its own."""
+    def __init__(self, heads: int, *, causal: bool = False, dropout: float = 0.0) -> None:
+        """Cut d into h = `heads` parts that are mixed each on its own; training drops weights with a probability, see WeightDropout."""
         super().__init__()
+        self.dropout = share("attention's dropout", dropout)
         self.heads, self.causal = heads, causal
         self._mask: Array = None
 
@@ -85,15 +87,19 @@ class DotProduct(Layer):
         B, h, T, e = q.shape
         self._out = self.take("out", (B, T, h * e), x)
         out = self._out.reshape(B, T, h, e).transpose(0, 2, 1, 3)
-        self._log = self.take("log", (B, h, T, 1), x)
+        self._log, noise = self.take("log", (B, h, T, 1), x), self._noise()
         for tile in self._tiles(x, q.shape):
             rows, heads, queries, keys = tile
             _, s = self._scores(q, k, tile)
             top, here = self._log[rows, heads, queries], out[rows, heads, queries]
             total = self.scratch("total", top.shape, x)
             self._raise(s, top, total)
+            if noise is not None:
+                namespace(s).copyto(s, 0, where=noise.dropped(tile, x))
             self.matmul(s, v[rows, heads, :keys], out=here)
             here /= total
+            if noise is not None:
+                here *= 1 / (1 - noise.probability)
         return self._out
 
     def _raise(self, s: Array, level: Array, total: Array) -> None:
@@ -121,7 +127,7 @@ class DotProduct(Layer):
         xp, x = namespace(slope), self._x
         q, k, v = self._split(x)
         B, h, T, e = q.shape
-        back = self.context.scratch.slope(x.shape, slope)
+        back, noise = self.context.scratch.slope(x.shape, slope), self._noise()
         dq, dk, dv = self._split(back)
         out, slopes = (a.reshape(B, T, h, e).transpose(0, 2, 1, 3) for a in (self._out, slope))
         for tile in self._tiles(x, q.shape):
@@ -131,9 +137,16 @@ class DotProduct(Layer):
             delta, mixed = self.scratch("total", (*g.shape[:-1], 1), x), self.scratch("mixed", g.shape, x)
             xp.multiply(g, out[rows, heads, queries], out=mixed)
             xp.sum(mixed, axis=-1, keepdims=True, out=delta)
+            dropped = None if noise is None else noise.dropped(tile, x)
+            if noise is not None:
+                g = xp.multiply(g, 1 / (1 - noise.probability), out=mixed)
             ds = self.scratch("slopes", p.shape, x)
             self.matmul(g, v[rows, heads, :keys].swapaxes(-1, -2), out=ds)
+            if dropped is not None:
+                xp.copyto(ds, 0, where=dropped)
             self._slope_of_scores(p, self._log[rows, heads, queries], ds, delta)
+            if dropped is not None:
+                xp.copyto(p, 0, where=dropped)
             # Tiles come from the last queries, which see all keys, to the first: the first tile writes, the others add.
             last = queries.stop == T
             self._gather(dv[rows, heads, :keys], p, g, last)
@@ -155,6 +168,12 @@ class DotProduct(Layer):
         namespace(p).exp(p, out=p)
         ds -= delta
         ds *= p
+
+    def _noise(self) -> WeightDropout | None:
+        """Return what this pass drops, the same in forward and backward; None in evaluation."""
+        if not self.context.training or not self.dropout:
+            return None
+        return WeightDropout(self.random("attention"), self.dropout, self.heads, self._x.shape[1], self.context.scratch)
 
     def _split(self, x: Array) -> tuple[Array, Array, Array]:
         """Return views (B, h, T, e) of queries, keys and values."""

@@ -10,6 +10,13 @@ from hpcml.nn.layers.layer import Built, Layer, Shape
 from hpcml.nn.workspace import PIECE
 
 
+def share(what: str, probability: float) -> float:
+    """Return a probability of dropping, or raise ShapeError unless it is 0 or more and below 1."""
+    if not 0 <= probability < 1:
+        raise ShapeError(f"{what} is {probability}; it must be 0 or more and below 1")
+    return probability
+
+
 class Dropout(Layer):
     """In training, put zero for each number with a probability and divide the rest by what is kept; else pass rows on.
 
@@ -27,9 +34,7 @@ class Dropout(Layer):
             ShapeError: for another probability.
         """
         super().__init__()
-        if not 0 <= probability < 1:
-            raise ShapeError(f"Dropout's probability is {probability}; it must be 0 or more and below 1")
-        self.probability = probability
+        self.probability = share("Dropout's probability", probability)
         self._kept: Array = None
 
     def build(self, shape: Shape) -> Built:
@@ -62,8 +67,8 @@ class Dropout(Layer):
     def _draw(self, x: Array) -> np.ndarray:
         """Return True for each number kept, (x.size,), in host memory."""
         random = self.random("dropout")
-        host = self.take("drawn", (min(PIECE, max(1, x.size)),), _HOST, np.float32)
-        mask = self.take("mask", (x.size,), _HOST, np.bool_)
+        host = self.take("drawn", (min(PIECE, max(1, x.size)),), HOST, np.float32)
+        mask = self.take("mask", (x.size,), HOST, np.bool_)
         for first in range(0, x.size, PIECE):
             drawn = host[: min(PIECE, x.size - first)]
             random.random(out=drawn, dtype=np.float32)
@@ -71,5 +76,5 @@ class Dropout(Layer):
         return mask
 
 
-_HOST = aligned(1, np.float32)
+HOST = aligned(1, np.float32)
 """Says that a buffer lives in host memory."""

@@ -40,6 +40,7 @@ def transformer(
     context: int = 0,
     vocabulary: int = 256,
     dropout: float = 0.0,
+    attention_dropout: float = 0.0,
     rotary: bool = False,
     recompute: bool = False,
     ngrams: Sequence[int] = (),
@@ -59,6 +60,7 @@ def transformer(
         context: tokens that the model sees; 0: all of a row but the last.
         vocabulary: tokens are 0 to vocabulary - 1; 256 for bytes.
         dropout: probability at the end of each branch.
+        attention_dropout: probability with which training drops a weight of the attention.
         rotary: tell positions by turning queries and keys instead of by learned vectors.
         recompute: keep only each block's output, and make its activations again in backward.
         ngrams: lengths n of which the last n tokens are hashed and looked up, see NGrams; none: (). Their number divides the width.
@@ -78,19 +80,20 @@ def transformer(
         raise ShapeError(f"a transformer cannot have {sizes}: all are 1 or more, and the width is a multiple of the heads")
     inner, last = normal(DEVIATION), normal(DEVIATION / math.sqrt(2 * layers))
 
-    def noise() -> list[Layer]:
-        return [Dropout(dropout)] if dropout else []
-
     def block() -> Layer:
-        attention = Attention(width, heads, causal=True, rotary=rotary, init=inner, init_out=last)
+        attention = Attention(width, heads, causal=True, rotary=rotary, dropout=attention_dropout, init=inner, init_out=last)
         wide = Dense(4 * width, inner, positions=True), GELU(), Dense(width, last, positions=True)
-        return Sequential(Residual(LayerNorm(), attention, *noise()), Residual(LayerNorm(), *wide, *noise()))
+        return Sequential(Residual(LayerNorm(), attention, *_noise(dropout)), Residual(LayerNorm(), *wide, *_noise(dropout)))
 
     embedding = Embedding(vocabulary, width, context=context)
     first = _lookups(embedding, ngrams, buckets, recall)
     places = [] if rotary else [Positions()]
     blocks = [Recompute(*(block() for _ in range(layers)))] if recompute else [block() for _ in range(layers)]
     return Model([first, *places, *blocks, LayerNorm(), TiedHead(embedding)], (row,), **options)
+
+
+def _noise(dropout: float) -> list[Layer]:
+    return [Dropout(dropout)] if dropout else []
 
 
 def _lookups(embedding: Embedding, ngrams: Sequence[int], buckets: int, recall: Sequence[int]) -> Layer:
