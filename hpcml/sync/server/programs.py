@@ -31,8 +31,10 @@ class Gradients:
     """Write every gradient, and go on from the parameters that the answers bring."""
 
     own_model: ClassVar[bool] = False
-    letters: ClassVar[float] = 2.0
-    """Times that all parameters travel in a step of a worker, there or back."""
+
+    def trips(self, before: int, after: int) -> float:
+        """Return how often all parameters travel, there or back, while a worker's steps go from `before` to `after`."""
+        return 2.0 * (after - before)
 
     def run(self, client: Client, work: Work, following: Next, consistency: Consistency, rule: Rule) -> Program:
         """Yield through one epoch of a worker."""
@@ -124,10 +126,9 @@ class Downpour:
         if self.fetch < 1 or self.push < 1:
             raise ConfigError(f"server.fetch is {self.fetch} and server.push {self.push}; both count steps, 1 or more")
 
-    @property
-    def letters(self) -> float:
-        """Return how often all parameters travel in a step of a worker, there or back."""
-        return 1 / self.push + 1 / self.fetch
+    def trips(self, before: int, after: int) -> float:
+        """Return how often all parameters travel, there or back, while a worker's steps go from `before` to `after`."""
+        return (after - before) * (1 / self.push + 1 / self.fetch)
 
     def run(self, client: Client, work: Work, following: Next, consistency: Consistency, rule: Rule) -> Program:
         """Yield through one epoch of a worker."""
@@ -190,10 +191,9 @@ class ElasticWorker:
         if self.every < 1 or not 0 < self.beta <= 1:
             raise ConfigError(f"sync.every is {self.every} and server.beta {self.beta}; expected 1 or more steps, and 0 < beta <= 1")
 
-    @property
-    def letters(self) -> float:
-        """Return how often all parameters travel in a step of a worker, there or back."""
-        return 2 / self.every
+    def trips(self, before: int, after: int) -> float:
+        """Return how often all parameters travel, there or back, while a worker's steps go from `before` to `after`."""
+        return 2.0 * (after // self.every - before // self.every)
 
     def run(self, client: Client, work: Work, following: Next, consistency: Consistency, rule: Rule) -> Program:
         """Yield through one epoch of a worker."""

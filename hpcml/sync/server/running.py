@@ -110,7 +110,7 @@ class Running(Quiet):
         self.post.finish()
         self._epochs += 1
         self._stale = True
-        self._gather_record()
+        self._gather_record(work.steps)
 
     def _begin(self, work: Work, record: Record | None) -> None:
         self._ending = Ending(self.post)
@@ -169,7 +169,7 @@ class Running(Quiet):
             self._ending.take(kind, source, fields)
         self.post.mail.give_back(letter)
 
-    def _gather_record(self) -> None:
+    def _gather_record(self, steps: int) -> None:
         """Make the record of the epoch, and the measures so far, known on every rank."""
         mine = Record(
             {number: shard.log for number, shard in self.shards.items()},
@@ -178,16 +178,18 @@ class Running(Quiet):
         )
         self.record = gather_record(self._comm, mine)
         counted = [*(shard.measures for shard in self.shards.values()), *(client.measures for client in self.clients.values())]
-        self._formula += sum(len(client.taken) * self._traffic(client) for client in self.clients.values())
+        self._formula += sum(self._traffic(client, steps) for client in self.clients.values())
         self.measures, self.measured = gather_measures(self._comm, self.post, counted, self._formula)
 
-    def _traffic(self, client: Client) -> float:
-        """Return the bytes that a step of a worker costs between ranks by the survey's formula: all numbers there and back."""
-        rank, size = self._comm.rank, self.arena.dtype.itemsize
+    def _traffic(self, client: Client, steps: int) -> float:
+        """Return the bytes that an epoch of a worker costs between ranks by the survey's formula: all numbers there and back."""
+        rank, size, taken = self._comm.rank, self.arena.dtype.itemsize, len(client.taken)
         if not client.team.leads:
-            return 2.0 * size * self.arena.n * (self.place.desks()[client.team.run.start] != rank)
+            return 2.0 * taken * size * self.arena.n * (self.place.desks()[client.team.run.start] != rank)
         away = sum(span.stop - span.start for span, home in zip(self.spans, self.place.homes(), strict=True) if home != rank)
-        return self.plan.worker.letters * size * away
+        # With spare workers those who count write, and everybody reads each clock.
+        trips = taken + steps if self.plan.spare else self.plan.worker.trips(client.total - taken, client.total)
+        return trips * size * away
 
     def conits(self) -> Conits:
         """Return how far the workers' copies were apart, as measured in this start."""

@@ -7,7 +7,7 @@ import pytest
 import hpcml
 from hpcml.arrays import spans
 from hpcml.errors import ConfigError
-from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, Consistency, ParameterServer
+from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, Consistency, ElasticWorker, ParameterServer
 from hpcml.sync.server.consistency import regions_of
 from hpcml.sync.server.gate import LiveGate
 from tests.small import CLASSES, WIDTH
@@ -66,6 +66,16 @@ def test_no_more_bytes_travel_than_by_the_formula(shards, consistency):
         assert measured["bytes_sent"] == measured["bytes_by_formula"]
     else:
         assert 0 < measured["bytes_sent"] <= measured["bytes_by_formula"] * 1.1  # what is owed at the end is written once more
+
+
+@pytest.mark.parametrize("plan", [ParameterServer(BAP(), ElasticWorker(3)), ParameterServer(BSP(), spare=1)], ids=["easgd", "spare"])
+def test_periods_that_cross_epochs_and_gradients_too_late_send_no_more_than_the_formula_says(shards, plan):
+    assert STEPS % 3
+    for epochs in (1, 2, 3):
+        _, measured = train(3, epochs, shards, plan)
+        assert 0 < measured["bytes_sent"] <= measured["bytes_by_formula"]
+        if not plan.spare:
+            assert measured["bytes_sent"] == measured["bytes_by_formula"]
 
 
 def test_regions_that_make_no_sense_are_refused(shards):
