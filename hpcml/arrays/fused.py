@@ -119,13 +119,24 @@ extern "C" __global__ void cross_entropy(long long d, float* x_, const long long
   float top = -3.402823466e38f;
   for (long long c = threadIdx.x; c < d; c += blockDim.x) top = fmaxf(top, x[c]);
   top = together(top, all, false);
-  const float chosen = x[own] - top;
+  const float chosen = own >= 0 && own < d ? x[own] - top : nanf("");
   float part = 0;
   for (long long c = threadIdx.x; c < d; c += blockDim.x) part += expf(x[c] - top);
   const float sum = together(part, all, true), weight = weights[blockIdx.x];
   for (long long c = threadIdx.x; c < d; c += blockDim.x)
     x[c] = weight * (expf(x[c] - top) / sum - (c == own ? 1.0f : 0.0f));
   if (threadIdx.x == 0) losses[blockIdx.x] = weight * (logf(sum) - chosen);
+}
+
+extern "C" __global__ void sum_equal(long long m, long long d, const long long* places, const long long* order,
+                                     const float* slope, float* grad) {
+  const long long first = blockIdx.x, place = places[first];
+  if (first > 0 && places[first - 1] == place) return;
+  for (long long c = threadIdx.x; c < d; c += blockDim.x) {
+    float sum = 0;
+    for (long long k = first; k < m && places[k] == place; k++) sum += slope[order[k] * d + c];
+    grad[place * d + c] = sum;
+  }
 }
 
 extern "C" __global__ void gelu(long long n, float* x, float* out) {
@@ -187,8 +198,14 @@ def softmax_slope(p: Array, level: Array, slope: Array, delta: Array) -> None:
 
 
 def cross_entropy(x: Array, target: Array, weights: Array, losses: Array) -> None:
-    """Overwrite losses (m,) with the rows' weighted losses and x (m, d) with their slopes; target (m,) int64 must be in 0 to d - 1."""
+    """Overwrite losses (m,) with the rows' weighted losses and x (m, d) with slopes; a target (m,) int64 outside 0 to d - 1 costs NaN."""
     launch("cross_entropy", (len(x), 1), np.int64(x.shape[1]), x, target, weights, losses)
+
+
+def sum_equal(places: Array, slope: Array, grad: Array) -> None:
+    """Overwrite the rows of grad (r, d) that places (m,) int64 name with the sums, in order, of slope's rows (m, d) of equal places."""
+    order = namespace(places).argsort(places, kind="stable")
+    launch("sum_equal", (len(places), 1), np.int64(len(places)), np.int64(grad.shape[1]), places[order], order, slope, grad)
 
 
 def gelu(x: Array, out: Array) -> None:

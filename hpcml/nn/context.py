@@ -22,6 +22,7 @@ class Context:
         "fast",
         "finish",
         "keep",
+        "late",
         "meet",
         "part",
         "precision",
@@ -36,7 +37,7 @@ class Context:
 
     def __init__(self) -> None:
         """Start in evaluation."""
-        self.training, self.scratch = False, Scratch()
+        self.training, self.late, self.scratch = False, False, Scratch()
         self.seed = self.step = self.worker = self.part = 0
         self.weight: float | None = None
         self.fast: Any = None
@@ -52,7 +53,9 @@ class Context:
         self.meet: Callable[[Array], None] = alone
         """Overwrites a float64 vector with its sum over all workers; set by the trainer where a layer exchanges."""
 
-    def train(self, *, seed: int, step: int, worker: int, part: int = 0, weight: float | None = None, weights: Array = None) -> None:
+    def train(
+        self, *, seed: int, step: int, worker: int, part: int = 0, weight: float | None = None, weights: Array = None, late: bool = False
+    ) -> None:
         """Let the next forward be one of training.
 
         Args:
@@ -62,9 +65,10 @@ class Context:
             part: number of the micro-batch within the worker's rows.
             weight: what the rows weigh together; left out, their number.
             weights: (B,) what each weighs; left out, all alike.
+            late: rows that cannot be used are to make the loss no number, without a word to the host.
         """
         self.training, self.seed, self.step, self.worker, self.part = True, seed, step, worker, part
-        self.weight, self.weights = weight, weights
+        self.weight, self.weights, self.late = weight, weights, late
 
     def evaluate(self) -> None:
         """Let the next forward be one of evaluation: nothing random, running statistics instead of the batch's."""

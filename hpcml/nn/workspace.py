@@ -25,9 +25,10 @@ def pieces(like: Array, rows: int, width: int = 1) -> Iterator[slice]:
 class Workspace:
     """Named buffers that grow to the largest number of rows asked for, then stay: the step allocates nothing."""
 
-    def __init__(self) -> None:
-        """Start empty."""
+    def __init__(self, *, late: bool = False) -> None:
+        """Start empty; with `late`, a loss that works here may answer a wrong target by a loss that is no number, unread by the host."""
         self._buffers: dict[str, Array] = {}
+        self.late = late
 
     def __iter__(self) -> Iterator[Array]:
         """Iterate over the buffers that are held."""

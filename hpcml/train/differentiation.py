@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hpcml.arrays import Array
+from hpcml.arrays import Array, namespace
 from hpcml.data import Batch, ShardedDataset
 from hpcml.errors import DataError, HpcmlError, NumericsError, TargetError
 from hpcml.nn import Loss, Model, Tail, Workspace
@@ -26,7 +26,15 @@ class Differentiator:
     """Makes gradients of batches with one model and one loss, in memory that is taken once."""
 
     def __init__(
-        self, model: Model, loss: Loss, data: ShardedDataset, seed: int, micro_batch: int = 0, scaler: Scaler | None = None
+        self,
+        model: Model,
+        loss: Loss,
+        data: ShardedDataset,
+        seed: int,
+        micro_batch: int = 0,
+        scaler: Scaler | None = None,
+        *,
+        late: bool = False,
     ) -> None:
         """Prepare for the rows of a data set.
 
@@ -37,9 +45,12 @@ class Differentiator:
             seed: of random numbers inside the model.
             micro_batch: rows that go through the model at a time; 0: all of a worker's.
             scaler: multiplies slopes and divides gradients; None: neither.
+            late: the host reads nothing of a device: a loss that is no number counts as a fault there, and `explain` says why.
         """
         self.model, self.loss, self.data, self.seed, self.micro_batch = model, loss, data, seed, micro_batch
-        self._work, self._tail = Workspace(), np.zeros(len(Tail), model.arena.dtype)
+        self._work, self.late = Workspace(late=late), late
+        tail = np.zeros(len(Tail), model.arena.dtype)
+        self._tail: Array = model.arena.device.place(tail) if late else tail
         self._sum: Array = None
         self.scaler = scaler
 
@@ -65,6 +76,8 @@ class Differentiator:
                 raise batch.error
             if len(batch.rows) and not left_out:
                 slope = self._last_slope(batch, step, where)
+            if self.late:
+                self._tail[Tail.FAULTS :] = ~namespace(self._tail).isfinite(self._tail[Tail.LOSS : Tail.LOSS + 1])
             used(batch)
         except (DataError, NumericsError) as error:
             fault, slope = error, None
@@ -79,6 +92,22 @@ class Differentiator:
             if self.scaler is not None:
                 self.scaler.unscale(arena.grad[: arena.trained], arena.tail)
         return fault
+
+    def explain(self, batch: Batch, step: int, where: str) -> HpcmlError | None:
+        """Return what is wrong with a worker's rows, which `run` found without a word, or None; waits for the device.
+
+        The parameters must be those of `run`; the gradient is overwritten.
+        """
+        if batch.error is not None or not len(batch.rows):
+            return batch.error
+        self.late = self._work.late = False
+        try:
+            self._last_slope(batch, step, where)
+        except (DataError, NumericsError) as error:
+            return error
+        finally:
+            self.late = self._work.late = True
+        return None
 
     def _most(self, batch: Batch) -> int:
         """Return how many of the batch's rows go through the model at a time."""
@@ -115,18 +144,18 @@ class Differentiator:
         x, y = batch.x[rows], batch.y[rows]
         weights = None if batch.weights is None else batch.weights[rows]
         weight = len(x) if weights is None else float(weights.sum())
-        self.model.context.train(seed=self.seed, step=step, worker=batch.worker, part=part, weight=weight, weights=weights)
+        self.model.context.train(seed=self.seed, step=step, worker=batch.worker, part=part, weight=weight, weights=weights, late=self.late)
         try:
             prediction = self.model.forward(x)
-            hits = 0.0 if self.loss.hits is None else float(self.loss.hits(prediction, y))
+            hits = 0.0 if self.loss.hits is None else self.loss.hits(prediction, y)
             value, slope = self.loss(prediction, y, self._work, weights)
         except TargetError as error:
             path, row = self.data.locate(int(batch.rows[rows.start + error.row]))
             raise DataError(f"{where}, worker {batch.worker}: {error} (first at {path} row {row})") from None
-        if not math.isfinite(value):
+        if not self.late and not math.isfinite(value):
             raise NumericsError(f"{where}, worker {batch.worker}: {self._name_bad_rows(batch, float(value), rows)}")
-        for kind, amount in ((Tail.ROWS, len(x)), (Tail.WEIGHT, weight), (Tail.LOSS, float(value)), (Tail.HITS, hits)):
-            self._tail[kind] += amount
+        for kind, amount in ((Tail.ROWS, len(x)), (Tail.WEIGHT, weight), (Tail.LOSS, value), (Tail.HITS, hits)):
+            self._tail[kind : kind + 1] += amount if self.late else float(amount)
         if self.scaler is not None:
             slope *= self.scaler.scale
         return slope

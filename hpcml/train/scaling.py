@@ -33,7 +33,7 @@ class Scaler:
         xp = namespace(grad)
         grad *= 1 / self.scale
         if grad.size:
-            tail[Tail.FAULTS] = ~(xp.isfinite(grad.max()) & xp.isfinite(grad.min()))
+            tail[Tail.FAULTS :] = ~(xp.isfinite(grad.max()) & xp.isfinite(grad.min()))
 
     def follow(self, sums: np.ndarray, where: str, notes: list[str]) -> np.ndarray:
         """Return the sums by which to update, zeros for a step that is left out, after taking its overflow out of `sums`.

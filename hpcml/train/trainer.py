@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Array, choose_device
+from hpcml.arrays import Array, choose_device, on_device
 from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.data import Batch, Sampler, ShardedDataset
 from hpcml.errors import HpcmlError, NumericsError
 from hpcml.nn import Loss, Model, Tail
 from hpcml.nn.model import ignore
 from hpcml.optim import Rule
-from hpcml.sync import Nodes, Plan
+from hpcml.sync import EveryStep, Nodes, Plan
 from hpcml.sync.server import OwnPacePlan
 from hpcml.train.audit import Audit
 from hpcml.train.committee import judge_of
@@ -132,8 +132,9 @@ class Trainer:
         """Make what differentiates: one for all hosted workers in turn, or where they meet inside the model one for each."""
         model, loss, data = self.model, self.loss, self.data
         require_lockstep(model, sync, micro_batch)
+        late = on_device(model.arena.data) and isinstance(sync, EveryStep) and not exchanging(model)
         self.scaler = scaler_of(model.context.precision, sync)
-        self.differentiator = Differentiator(model, loss, data, seed, micro_batch, self.scaler)
+        self.differentiator = Differentiator(model, loss, data, seed, micro_batch, self.scaler, late=late)
         self.lockstep = Lockstep(model, self.nodes.order, self.workers, len(self.hosted)) if exchanging(model) else None
         self._seats = [Differentiator(seat, loss, data, seed, scaler=self.scaler) for seat in self.lockstep.models] if self.lockstep else []
 
@@ -154,7 +155,7 @@ class Trainer:
             self.sync.leave(batch.worker, self.count)
         sums = self.sync.exchange(self.count) if self.survival is None else self.survival.exchange(self)
         if sums is not None:
-            self._require_no_fault(sums)
+            self._require_no_fault(sums, batches)
             moved = sums if self.scaler is None else self.scaler.follow(sums, self.where(), self.notes)
             self.sync.update(self.count, moved)
             self.meter.add(sums)
@@ -257,10 +258,13 @@ class Trainer:
         fault = by.run(batch, self.count, self.where(), ready, used, left_out=left_out)
         self._fault = self._fault or fault
 
-    def _require_no_fault(self, sums: np.ndarray) -> None:
+    def _require_no_fault(self, sums: np.ndarray, batches: Sequence[Batch] = ()) -> None:
         """Raise on every rank if any worker had a fault since the last exchange."""
         if not sums[Tail.FAULTS] and math.isfinite(sums[Tail.LOSS]):
             return
+        for batch in batches if self.differentiator.late else ():  # parameters have not moved yet, so it is not too late to ask
+            if not self.sync.drops(batch.worker, self.count):
+                self._fault = self._fault or self.differentiator.explain(batch, self.count, self.where())
         self.comm.fail_together(self._fault)
         if self.scaler is not None and math.isfinite(sums[Tail.LOSS]):
             return  # no rank knows an error, so these are overflows

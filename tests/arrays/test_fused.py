@@ -103,6 +103,22 @@ def test_the_cross_entropy_is_numpys(device, monkeypatch, weighted, kind):
     np.testing.assert_allclose(slope, other, rtol=1e-4, atol=1e-6)
 
 
+def test_rows_of_equal_places_are_summed_in_order(blocks, monkeypatch):
+    monkeypatch.setattr(fused, "launch", blocks)
+    places, slope, grad = np.array([3, 0, 3, 5, 0, 3]), numbers(6, 70), np.zeros((7, 70), np.float32)
+    expected = grad.copy()
+    np.add.at(expected, places, slope)
+    fused.sum_equal(places, slope, grad)
+    np.testing.assert_array_equal(grad, expected)
+
+
+def test_a_class_that_is_none_costs_no_number(blocks, monkeypatch):
+    monkeypatch.setattr(fused, "launch", blocks)
+    losses = np.zeros(3, np.float32)
+    fused.cross_entropy(numbers(3, 5), np.array([5, -1, 4]), np.ones(3, np.float32), losses)
+    assert np.isnan(losses).tolist() == [True, True, False]
+
+
 def test_numpy_arrays_and_other_dtypes_take_numpys_passes():
     assert not fused.fits(numbers(3))
     assert ReLU().kernels(numbers(3)) is None

@@ -41,6 +41,7 @@ class Lookup(Layer):
         self.vocabulary, self.width, self.rows, self.parts, self.length = vocabulary, width, rows, parts, context
         self.init = init or normal(0.02)
         self.touched: Array = None
+        self._wrong: Array = None
 
     @abstractmethod
     def find(self, tokens: Array) -> Array:
@@ -71,6 +72,8 @@ class Lookup(Layer):
             np.take(table, self._places, axis=0, out=looked, mode="clip")
         else:
             looked[...] = table[self._places]
+        if self._wrong is not None:
+            namespace(out).copyto(out, np.nan, where=self._wrong[:, :, None])
         return out
 
     def backward(self, slope: Array) -> Array:
@@ -78,7 +81,11 @@ class Lookup(Layer):
         grad = self.parameters["table"].grad
         flat, places = slope.reshape(-1, grad.shape[1]), self._places.reshape(-1)
         grad.fill(0)
-        if namespace(slope) is np:
+        kernels = self.kernels(flat, grad)
+        if kernels is not None:
+            self.touched = places
+            kernels.sum_equal(places, flat, grad)
+        elif namespace(slope) is np:
             self._sum_sorted(grad, flat, places)
         else:
             self._sum_products(grad, flat, places)
@@ -86,10 +93,14 @@ class Lookup(Layer):
 
     def _read(self, x: Array) -> Array:
         """Return the first T tokens of each row as int64."""
+        self._wrong = None
         part = x[:, : self.length]
         tokens = self.take("tokens", part.shape, x, np.int64)
         tokens[...] = part
         whole = tokens == part
+        if self.context.training and self.context.late:  # a token that is none gets no numbers, and the loss will be none
+            self._wrong = ~whole | (tokens < 0) | (tokens >= self.vocabulary)
+            return namespace(tokens).clip(tokens, 0, self.vocabulary - 1, out=tokens)
         if not bool(whole.all()):
             raise TargetError("tokens are whole numbers; a row holds another", row=int((~whole).any(axis=1).argmax()))
         if tokens.size and (int(tokens.min()) < 0 or int(tokens.max()) >= self.vocabulary):

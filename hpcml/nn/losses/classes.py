@@ -71,8 +71,9 @@ def count_hits(prediction: Array, target: Array) -> Array:
 def _cross_entropy(prediction: Array, target: Array, work: Workspace, weights: Array | None) -> tuple[Array, Array]:
     xp = namespace(prediction)
     rows, classes = prediction.shape
-    require_classes("cross-entropy", target, rows, classes)
-    if fused.fits(prediction):
+    by_kernel = fused.fits(prediction)
+    require_classes("cross-entropy", target, rows, classes, read=not (by_kernel and work.late))
+    if by_kernel:
         return _by_kernel(prediction, target, work, weights)
     flat = prediction.reshape(-1)
     where = _positions(target, classes, work.take("where", (rows,), prediction, np.int64))
@@ -120,11 +121,11 @@ def _pick(flat: Array, where: Array, out: Array) -> None:
         flat.take(where, out=out)
 
 
-def require_classes(loss: str, target: Array, rows: int, classes: int) -> None:
-    """Raise ShapeError or TargetError unless target holds a class from 0 to classes - 1 for each row."""
+def require_classes(loss: str, target: Array, rows: int, classes: int, *, read: bool = True) -> None:
+    """Raise ShapeError or TargetError unless target holds a class from 0 to classes - 1 for each row, which is read if `read`."""
     if target.shape != (rows,) or target.dtype.kind not in "iu":
         raise ShapeError(f"{loss} takes integer classes of shape ({rows},), got shape {target.shape} and dtype {target.dtype}")
-    if rows and (int(target.min()) < 0 or int(target.max()) >= classes):
+    if read and rows and (int(target.min()) < 0 or int(target.max()) >= classes):
         wrong = [k for k, c in enumerate(target.tolist()) if not 0 <= c < classes][:5]
         named = [int(target[k]) for k in wrong]
         hint = "give the model more outputs or mend the data"
