@@ -26,6 +26,15 @@ class Source:
     mtime_ns: int
 
 
+def linked_source(path: Path, dataset: Any) -> Source | None:
+    """Return the file in which a data set lies where an external link led out of the one at `path`, else None.
+
+    The addresses of such a data set say nothing about the bytes of `path`.
+    """
+    home = dataset.file.filename
+    return None if home == str(path) or os.path.samefile(home, path) else _source(path, dataset, home)
+
+
 def external_folder(path: Path, names: list[str]) -> str:
     """Return the folder in which HDF5 shall look for external files: the shard's own where they all stand beside it, else none."""
     return str(path.parent) if all((path.parent / name).exists() for name in names) else ""

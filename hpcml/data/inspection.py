@@ -140,7 +140,7 @@ def _look(path: Path, name: str, item: Any) -> Looks:
     plist = item.id.get_create_plist()
     codes = [plist.get_filter(i) for i in range(plist.get_nfilters())]
     names = tuple(FILTERS.get(code, f"filter {code}") for code, _, _, _ in codes)
-    lacking = tuple(FILTERS.get(code, f"filter {code}") for code, _, _, _ in codes if not h5py.h5z.filter_avail(code))
+    lacking = tuple(FILTERS.get(code, f"filter {code}") for code, _, _, _ in codes if not storage.has_filter(code))
     layouts = {h5py.h5d.COMPACT: "compact", h5py.h5d.CONTIGUOUS: "contiguous", h5py.h5d.CHUNKED: "chunked", h5py.h5d.VIRTUAL: "virtual"}
     layout = "empty" if item.shape is None else "external" if item.external else layouts.get(plist.get_layout(), "unknown")
     shape, itemsize = tuple(map(int, item.shape or ())), item.id.get_type().get_size()

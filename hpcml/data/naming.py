@@ -22,14 +22,36 @@ def suggest(file: Any, name: str) -> str:
     return f"{hint}the file has the data sets {', '.join(map(repr, names[:20])) or '(none)'}{more}"
 
 
+def _lost_link(file: Any, name: str) -> str:
+    """Return where the link on the way to a name leads if it leads nowhere, or in a circle; "" where no link does."""
+    import h5py
+
+    steps = name.strip("/").split("/")
+    for place in ("/".join(steps[: n + 1]) for n in range(len(steps))):
+        try:
+            link = file.get(place, getlink=True)
+            if link is None or file.get(place) is not None:
+                continue
+        except (OSError, RuntimeError, KeyError):
+            return f"{place!r} is a link that leads in a circle"
+        if isinstance(link, h5py.ExternalLink):
+            return f"{place!r} is a link to {link.path!r} in the file {link.filename}, which cannot be found"
+        if isinstance(link, h5py.SoftLink):
+            return f"{place!r} is a link to {link.path!r}, which is not in the file"
+    return ""
+
+
 def refuse_misspelt(path: Path, file: Any, name: str, packing: Packing, free: bool) -> None:
-    """Refuse an absent name that would become the rows of variable length at the file's root, unless it is free to be any name.
+    """Refuse a name whose link leads nowhere, or an absent one that would be the rows of variable length at the root without being free.
 
     Features may call these rows what they like, but for a name that is nearly another field's.
 
     Raises:
-        ShardError: with the data sets that the file has, the near one first.
+        ShardError: with where the link leads, or with the data sets that the file has, the near one first.
     """
+    lost = _lost_link(file, name)
+    if lost:
+        raise ShardError(f"{path}: field {name!r} cannot be read: {lost}; mend the link, or copy back what it leads to")
     base = shown_field(file, name)
     if not base.strip("/") or file.get(base) is not None or find_group(file, base, packing) is None:
         return

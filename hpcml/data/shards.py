@@ -182,7 +182,7 @@ def find_dataset(path: Path, file: Any, name: str) -> Any:
 
     item = file.get(name)
     names = [one for one, _, _ in item.external or ()] if isinstance(item, h5py.Dataset) else []
-    folder = external_folder(path, names) if names else ""
+    folder = external_folder(Path(item.file.filename), names) if names else ""
     if not folder:
         return item
     del item  # HDF5 takes another folder only while the data set is closed

@@ -11,7 +11,7 @@ A road that leaves HDF5 out is taken only where its first row (or chunk) has the
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from hpcml.data import codecs
 from hpcml.data.conventions import conventions
-from hpcml.data.elsewhere import Source, external_sources, virtual_sources
+from hpcml.data.elsewhere import Source, external_sources, linked_source, virtual_sources
 from hpcml.data.tables import table_text
 from hpcml.errors import ShardError
 
@@ -128,6 +128,10 @@ def look(path: Path, dataset: Any, cf: bool = False, instead: float | None = Non
     Raises:
         ShardError: for data that HDF5 would make up (never written, in a file that is gone), or cannot decode.
     """
+    linked = linked_source(path, dataset)
+    if linked is not None:
+        found, why = look(Path(linked.path), dataset, cf, instead), f"a link takes it from {linked.path}"
+        return replace(found, road=LIBRARY, why=why, offset=0, table="", sources=(linked, *found.sources))
     plist = dataset.id.get_create_plist()
     filters = tuple((int(code), tuple(map(int, values))) for code, _, values, _ in map(plist.get_filter, range(plist.get_nfilters())))
     sources = external_sources(path, dataset) if dataset.external else virtual_sources(path, dataset, look) if dataset.is_virtual else ()
@@ -203,17 +207,21 @@ def _refuse_unwritten(path: Path, dataset: Any, absent: int) -> None:
         raise ShardError(f"{path}: field {name!r}: {text}; write the shard again, or set data.cf = true to take them as fill values")
 
 
-def require_filters(path: Path, dataset: Any) -> None:
-    """Raise ShardError for a data set whose filters h5py does not have, after asking hdf5plugin for them."""
+def has_filter(code: int) -> bool:
+    """Return whether HDF5 can decode a filter here, after asking hdf5plugin for it."""
     from h5py import h5z
 
+    if not h5z.filter_avail(code):
+        with contextlib.suppress(ImportError):
+            import hdf5plugin  # noqa: F401 - importing it registers its filters
+    return bool(h5z.filter_avail(code))
+
+
+def require_filters(path: Path, dataset: Any) -> None:
+    """Raise ShardError for a data set whose filters neither h5py nor hdf5plugin has."""
     plist = dataset.id.get_create_plist()
     for position in range(plist.get_nfilters()):
         code, _, _, label = plist.get_filter(position)
-        if h5z.filter_avail(code):
-            continue
-        with contextlib.suppress(ImportError):
-            import hdf5plugin  # noqa: F401 - importing it registers its filters
-        if not h5z.filter_avail(code):
+        if not has_filter(code):
             name, text = dataset.name.lstrip("/"), label.decode(errors="replace") or "no name"
             raise ShardError(f"{path}: field {name!r} needs HDF5 filter {code} ({text}), which is not installed; pip install hdf5plugin")
