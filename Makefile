@@ -115,7 +115,7 @@ text: data-text ## a byte-level transformer on that text, set beside gzip, bzip2
 bench-loading: $(VENV)/.done ## loading beside PyTorch's DataLoader (where it is installed): rows in benchmarks/results; 1.2 GB in data/bench
 	$(PYTHON) benchmarks/loading.py </dev/null
 
-bench-gpu: $(VENV)/.$(CUDA) ## a GPU's optimizer steps and roads, measured (CUDA=cuda12 or cuda13); rows as above
+bench-gpu: $(VENV)/.$(CUDA) ## a GPU's training and optimizer steps and roads, measured (CUDA=cuda12 or cuda13); rows as above
 	$(PYTHON) benchmarks/gpu.py </dev/null
 
 compare-strategies: $(VENV)/.done ## every strategy on the digits on 4 ranks; writes the tables of docs/strategies.md and docs/parameter-server.md

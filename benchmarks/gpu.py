@@ -1,4 +1,4 @@
-"""What a GPU does here: the fused optimizer steps beside a plain copy, and every road of device arrays between two ranks.
+"""What a GPU does here: training steps beside PyTorch's, optimizer steps beside a plain copy, roads of device arrays between two ranks.
 
     python benchmarks/gpu.py [--n 67108864] [--repeats 21] [--device gpu]
 
@@ -11,8 +11,11 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+
+import numpy as np
 
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 
@@ -33,10 +36,80 @@ def main() -> int:
         print(f"no GPU was measured: {error}", file=sys.stderr)
         return 1
     device.activate()
-    rows = steps(args.n, device, args.repeats) + roads(args.device)
+    rows = workloads(device, args.repeats) + steps(args.n, device, args.repeats) + roads(args.device)
     if args.device == "gpu":
         keep(rows, args, device.model)
     return 0
+
+
+def sizes(tiny: bool):
+    """Return the three workloads at a GPU's sizes, or at sizes that a CPU takes in a second."""
+    from workloads import CNN, MLP, Transformer
+
+    if tiny:
+        return {"mlp": MLP((8, 16, 10), 4), "cnn": CNN((3, 4), 8, 4), "transformer": Transformer(1, 16, 2, 8, 2)}
+    return {"mlp": MLP((784, 4096, 4096, 10), 1024), "cnn": CNN(rows=1024), "transformer": Transformer(12, 768, 12, 1024, 8)}
+
+
+def workloads(device, repeats: int) -> list[dict]:
+    """Return and print a row for a training step of each workload in bfloat16: hpcml's, PyTorch's eager and compiled if there."""
+    from tempfile import TemporaryDirectory
+
+    from hpcml.bench.device import median_seconds
+
+    rows = []
+    for workload, work in sizes(device.name == "cpu").items():
+        with TemporaryDirectory() as folder:
+            runs = {"hpcml": hpcml_step(Path(folder) / "rows.h5", work, device), **torch_steps(work, device)}
+            for name, run in runs.items():
+                seconds = median_seconds(run, device.place(np.zeros(1)), repeats)
+                rows.append({"contestant": name, "workload": workload, "seconds": seconds})
+                print(f"{workload:12} {name:16}{seconds * 1e3:9.3f} ms", flush=True)
+    return rows
+
+
+def hpcml_step(shard: Path, work, device) -> Callable[[], None]:
+    """Return hpcml's step, products in bfloat16."""
+    import hpcml
+    from hpcml.bench.step import make_shard, training_step
+    from hpcml.comm.alone import Alone
+
+    make_shard(shard, work.rows, work.shape, work.classes, work.tokens)
+    model = work.hpcml()
+    model.round(hpcml.nn.BFLOAT16)
+    return training_step(Alone(), shard, model, work.rows, hpcml.EveryStep(), device.name.partition(":")[0])
+
+
+def torch_steps(work, device) -> dict[str, Callable[[], None]]:
+    """Return PyTorch's steps under autocast, each settled: eager, and on a GPU compiled; none where no PyTorch for this device is."""
+    try:
+        import torch
+    except ImportError:
+        torch = None
+    on = "cpu" if device.name == "cpu" else "cuda"
+    if torch is None or (on == "cuda" and not torch.cuda.is_available()):
+        print("no PyTorch for this device: no rows for it", flush=True)
+        return {}
+
+    def step(compiled: bool) -> Callable[[], None]:
+        model, x = work.torch(work.formats[-1])
+        model, x = model.to(on), x.to(on)
+        forward = torch.compile(model) if compiled else model
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        y = torch.randint(0, work.classes, (x.numel() if work.tokens else len(x),), device=on)
+
+        def run() -> None:
+            optimizer.zero_grad()
+            with torch.autocast(on, torch.bfloat16):
+                scores = forward(x).flatten(0, -2)
+            torch.nn.functional.cross_entropy(scores.float(), y).backward()
+            optimizer.step()
+            if on == "cuda":
+                torch.cuda.synchronize()
+
+        return run
+
+    return {"torch eager": step(False)} | ({"torch compiled": step(True)} if on == "cuda" else {})
 
 
 def steps(n: int, device, repeats: int) -> list[dict]:

@@ -28,7 +28,7 @@ def make_shard(path: Path, rows: int, shape: int | tuple[int, ...], classes: int
         file.write(0, {"x": random.random((rows, *shape), dtype=np.float32), "y": random.integers(0, classes, rows)})
 
 
-def training_step(comm: Communicator, shard: Path, model: Model, batch: int, sync: Plan) -> Callable[[], None]:
+def training_step(comm: Communicator, shard: Path, model: Model, batch: int, sync: Plan, device: str = "cpu") -> Callable[[], None]:
     """Return a function that takes one training step of a model on rows that are already in memory.
 
     Args:
@@ -37,10 +37,11 @@ def training_step(comm: Communicator, shard: Path, model: Model, batch: int, syn
         model: takes the shard's rows and gives a number for each class, or for each token at each position.
         batch: rows of the global batch.
         sync: the synchroniser to measure.
+        device: "cpu" or "gpu".
     """
     tokens = len(model.outputs) == 2
     data, loss = open_shards(shard, features="y" if tokens else "x"), token_cross_entropy if tokens else softmax_cross_entropy
-    trainer = Trainer(model, loss, SGD(0.01, momentum=0.9), sync, data, batch=batch, comm=comm, device="cpu", hooks=())
+    trainer = Trainer(model, loss, SGD(0.01, momentum=0.9), sync, data, batch=batch, comm=comm, device=device, hooks=())
     batches = next(trainer.loader.batches(0))
     return lambda: trainer.step(batches)
 
