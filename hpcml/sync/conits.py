@@ -22,7 +22,8 @@ class Conits:
     """What a run's relaxed synchronisation came to.
 
     Args:
-        value: the largest Euclidean distance of a worker's model from the one it was to agree with, just before they met.
+        value: the largest Euclidean distance of a worker's model from the one it was to agree with, just before they met; under
+            gossip, which knows no common model in training, also that from the mean of all at an epoch's end.
         order: the most updates that one worker had made and another had not seen.
         staleness: clock gap -> steps of workers that began with the news of some other worker missing for that many steps.
     """

@@ -119,7 +119,7 @@ class _Running(Quiet):
         self.rounds += 1
 
     def _finish(self, worker: int, mixed: Array) -> None:
-        """Make what was mixed this worker's model, and measure how far that moved it."""
+        """Make what was mixed this worker's model, and measure how far that moved it: the mean is known at an epoch's end only."""
         replica = self.replicas[worker]
         if self.earlier:
             mixed += replica.data
@@ -153,8 +153,16 @@ class _Running(Quiet):
             divide(total, self.workers)
             self.mean[part] = total
         self.reducer.settle()
+        self._measure()
         self.arena.point(data=self.mean)
         return self.replicas.sum_tails()
+
+    def _measure(self) -> None:
+        """Measure how far each model is from the mean: neighbours may agree while those far away do not, and a round then moves little."""
+        for worker, apart in self.next.items():
+            replica = self.replicas[worker]
+            namespace(apart).subtract(replica.data, self.mean[: self.arena.n], out=apart)
+            replica.measured.add_distance(norm(apart))
 
     def adopt(self, data: Array, slots: Array) -> None:
         self.replicas.adopt(data, slots)

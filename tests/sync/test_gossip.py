@@ -169,6 +169,20 @@ def test_staleness_is_that_of_news_told_on_from_neighbour_to_neighbour(topology,
     assert run.sync.conits().staleness == {gap: gaps.count(gap) for gap in sorted(set(gaps))}
 
 
+@pytest.mark.parametrize(
+    "plan",
+    [Gossip(RING), Gossip(RING, 3), Gossip(RING, 5, earlier=True), Gossip(matrix(columns(4).tolist()), pushed=True)],
+    ids=["ring", "ring, every 3", "D-PSGD, every 5", "push-sum"],
+)
+def test_no_model_is_farther_from_the_mean_than_reported(plan):
+    run = Job(plan, Alone(), V, SGD(RATE))
+    run.steps(0, 5)
+    mean = run.weights().copy()
+    farthest = max(np.linalg.norm(run.sync.worker_state(worker)["data"] - mean) for worker in run.hosted)
+    assert farthest > 0.01
+    assert run.sync.conits().value >= farthest * (1 - 1e-12)
+
+
 def test_forms_that_exclude_each_other_are_refused():
     with pytest.raises(ConfigError, match="leave one out"):
         Gossip(RING, earlier=True, pushed=True)
