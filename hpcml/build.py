@@ -17,7 +17,8 @@ from hpcml.data import ShardedDataset
 from hpcml.data.loader import AHEAD
 from hpcml.data.sizing import choose_block, fit_window, parse_bytes, row_bytes
 from hpcml.errors import ConfigError
-from hpcml.modelling import build_loss, build_model, resolve_loss, resolve_outputs
+from hpcml.modelling import build_loss, build_model, compile_kernels, resolve_loss, resolve_outputs
+from hpcml.nn import Model
 from hpcml.opening import Progress, kept, open_train_and_test, quiet
 from hpcml.optim import LAMB, LARS, SGD, AdaGrad, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
 from hpcml.synchronising import build_sync
@@ -77,6 +78,15 @@ def build_rule(config: Config, rate: Rate) -> Rule:
     return Clipped(rule, keys.clip) if keys.clip else rule
 
 
+def _fitting_model(config: Config, row: tuple[int, ...]) -> Model:
+    try:
+        return build_model(config, row)
+    except MemoryError as error:
+        keys = ", ".join(f"model.{key} = {value}" for key, value in msgspec.to_builtins(config.model).items() if value)
+        text = f"make the sizes among {keys} smaller, over rows of shape {row}"
+        raise ConfigError(f"the model does not fit into memory ({error}); {text}") from error
+
+
 def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, hooks: Sequence[Hook], told: Progress = quiet) -> Job:
     """Return the trainer of a job and its resolved config.
 
@@ -100,14 +110,10 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
     train = kept(train, config.data, config.model.dtype, comm, kept_notes)
     test = test and kept(test, config.data, config.model.dtype, comm, kept_notes)
     comm, notes = start_device_roads(comm, config.run.device, config.run.device_road)
+    compile_kernels(config, comm, told)
     with comm.together():
         config = resolve_sampling(config, train, comm.size)
-        try:
-            model, loss = build_model(config, train.x.shape), build_loss(config)
-        except MemoryError as error:
-            keys = ", ".join(f"model.{key} = {value}" for key, value in msgspec.to_builtins(config.model).items() if value)
-            text = f"make the sizes among {keys} smaller, over rows of shape {train.x.shape}"
-            raise ConfigError(f"the model does not fit into memory ({error}); {text}") from error
+        model, loss = _fitting_model(config, train.x.shape), build_loss(config)
         if config.train.batch > train.rows:
             raise ConfigError(f"train.batch is {config.train.batch}, the training data have {train.rows} rows; make the batch smaller")
         steps_per_epoch = -(-train.rows // config.train.batch)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import msgspec
@@ -30,6 +32,7 @@ from hpcml.nn import (
     squared_error,
     token_cross_entropy,
 )
+from hpcml.nn.model import load_fused
 from hpcml.nn.zoo import autoencoder, hopfield, lenet, linear, lstm, mlp, rbm, resnet, som, transformer
 
 MOST_CLASSES = 1 << 16
@@ -140,6 +143,50 @@ def build_loss(config: Config) -> Loss:
             raise ConfigError(f"train.class_weights has {len(weights)} numbers for {classes} classes; give one for each")
         keys["class_weights"] = tuple(weights)
     return LOSS_MAKERS[name](**keys)
+
+
+def compile_kernels(config: Config, comm: Communicator, told: Callable[[str, int, int], None] | None = None) -> None:
+    """Let one rank a node compile fused steps, where the config asks for them, before the others load what it kept.
+
+    Args:
+        config: equal on all ranks.
+        comm: all ranks, which wait here.
+        told: called each second with (what, 0, 1) while this rank compiles, and with (what, 1, 1) at the end; left out, nobody is told.
+
+    Raises:
+        ConfigError: on every rank, if a node lacks numba.
+    """
+    if config.train.kernels != "fast":
+        return
+    inside, across = comm.by_node()
+    with comm.together():
+        if inside.rank == 0:
+            with _telling("nodes with fused steps compiled:", told) if told else nullcontext():
+                load_fused()
+    inside.free()
+    across.free()
+
+
+@contextmanager
+def _telling(what: str, told: Callable[[str, int, int], None]) -> Iterator[None]:
+    """Tell every second that a block is not done yet, and at last that it is, unless it was done within one."""
+    done, long = threading.Event(), False
+
+    def tell() -> None:
+        nonlocal long
+        while not done.wait(1.0):
+            long = True
+            told(what, 0, 1)
+
+    thread = threading.Thread(target=tell, name="telling", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    if long:
+        told(what, 1, 1)
 
 
 def build_model(config: Config, row: Shape) -> Model:

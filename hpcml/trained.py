@@ -13,7 +13,7 @@ from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.config import Config, load
 from hpcml.data import ShardedDataset
 from hpcml.errors import CheckpointError, RunError, ShapeError
-from hpcml.modelling import build_loss, build_model
+from hpcml.modelling import build_loss, build_model, compile_kernels
 from hpcml.nn import Loss, Model
 from hpcml.sync import COMBINES
 from hpcml.train.checkpoint import Checkpoint, newest_together
@@ -66,6 +66,7 @@ def load_together(folder: Path, comm: Communicator, device: str = "") -> Trained
         raise everywhere(CheckpointError("\n".join([f"{folder}: no whole checkpoint", *problems])))
     workers = int(found.manifest["workers"])
     require_hosts(workers, comm.size)
+    compile_kernels(config, comm)
     inside, across = comm.by_node()
     fix_blas_threads(inside.size, config.train.exact, config.run.threads or None)
     local_rank = inside.rank

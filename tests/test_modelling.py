@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
+from hpcml import modelling
+from hpcml.comm import simulated
 from hpcml.config import load
 from hpcml.config.limits import LOSS_KEYS, MODEL_KEYS
 from hpcml.errors import ConfigError, ShapeError
-from hpcml.modelling import LOSS_MAKERS, MODELS, OWN_OUTPUTS, build_loss, build_model, resolve_loss
+from hpcml.modelling import LOSS_MAKERS, MODELS, OWN_OUTPUTS, build_loss, build_model, compile_kernels, resolve_loss
 from hpcml.nn import LOSSES
 
 SIZES = {
@@ -125,3 +129,50 @@ def test_the_options_of_a_loss_come_from_its_keys(config):
 def test_there_is_a_weight_for_each_class(config):
     with pytest.raises(ConfigError, match=r"train.class_weights has 2 numbers for 3 classes; give one for each"):
         build_loss(config("train.loss=softmax-cross-entropy", "train.class_weights=[1.0, 2.0]"))
+
+
+def test_one_rank_a_node_compiles_fused_steps_while_the_others_wait(config, monkeypatch):
+    """Each rank notes its turn before and after: nobody goes on before the node's first is through."""
+    notes, job = [], config("train.kernels=fast")
+
+    def slowly():
+        notes.append("compiling")
+        time.sleep(1.2)
+        notes.append("compiled")
+
+    monkeypatch.setattr(modelling, "load_fused", slowly)
+
+    def program(comm):
+        said = []
+        compile_kernels(job, comm, lambda *words: said.append(words))
+        notes.append("went on")
+        return said
+
+    said = simulated.run(5, program, hosts=list("aabab"))
+    assert notes.count("compiling") == 2
+    assert notes.index("went on") > max(place for place, note in enumerate(notes) if note == "compiled")
+    what = "nodes with fused steps compiled:"
+    assert said[0][0] == said[2][0] == (what, 0, 1)
+    assert said[0][-1] == said[2][-1] == (what, 1, 1)
+    assert said[1] == said[3] == said[4] == []
+
+
+def test_fused_steps_that_one_node_lacks_are_an_error_on_every_rank(config, monkeypatch):
+    job = config("train.kernels=fast")
+
+    def program(comm):
+        with pytest.raises(ConfigError, match="numba"):
+            compile_kernels(job, comm)
+        return True
+
+    def missing():
+        raise ConfigError("fused steps need the package numba")
+
+    monkeypatch.setattr(modelling, "load_fused", missing)
+    assert simulated.run(3, program, hosts=list("aab")) == [True] * 3
+
+
+def test_a_job_of_numpys_steps_compiles_nothing(config, monkeypatch, world):
+    job = config()
+    monkeypatch.setattr(modelling, "load_fused", lambda: pytest.fail("compiled"))
+    world(2, lambda comm: compile_kernels(job, comm))

@@ -16,6 +16,7 @@ from hpcml.nn.context import Context
 from hpcml.nn.layers.chain import backward_chain, declare_chain, forward_chain, numbered, walk
 from hpcml.nn.layers.composite import Sequential
 from hpcml.nn.layers.layer import Init, Layer, Running, Shape, Tied
+from hpcml.nn.layers.recompute import Recompute
 from hpcml.nn.precision import Precision
 
 MOST_ROWS, MOST_NUMBERS = 256, 1 << 26
@@ -86,12 +87,7 @@ class Model:
         Raises:
             ConfigError: if numba is not installed.
         """
-        try:
-            from hpcml.arrays import fast
-        except ImportError as error:
-            text = f"fused steps need the package numba ({error}): pip install 'hpcml[fast]'"
-            raise ConfigError(f'{text}, or leave train.kernels at "numpy"') from error
-        self.context.fast = fast
+        self.context.fast = load_fused()
 
     def round(self, precision: Precision) -> None:
         """Round the operands of products in training to 16 bits; parameters and all else stay float32.
@@ -143,6 +139,20 @@ class Model:
         return found[0] if found else None
 
 
+def load_fused() -> Any:
+    """Return the functions of `arrays/fast.py`, compiled now or by an earlier process of this machine.
+
+    Raises:
+        ConfigError: if numba is not installed.
+    """
+    try:
+        from hpcml.arrays import fast
+    except ImportError as error:
+        text = f"fused steps need the package numba ({error}): pip install 'hpcml[fast]'"
+        raise ConfigError(f'{text}, or leave train.kernels at "numpy"') from error
+    return fast
+
+
 def _watched(forward: Callable[[Array], Array], path: str, found: list[str]) -> Callable[[Array], Array]:
     """Return a forward that notes its path if its output is not finite."""
 
@@ -187,8 +197,10 @@ def _bind(tree: dict[str, Layer], arena: Arena, context: Context) -> None:
     places = {id(layer): path for path, layer in tree.items()}
     names: dict[int, dict[str, str]] = {}
     last: dict[str, int] = {}
+    # A Recompute draws nothing and takes no number: noise inside it is that of the plain chain.
+    drawing = {path: number for number, path in enumerate(path for path, layer in tree.items() if not isinstance(layer, Recompute))}
     for number, (path, layer) in enumerate(tree.items()):
-        layer.context, layer.number = context, number
+        layer.context, layer.number = context, drawing.get(path, 0)
         names[number] = {key: _owner(value, path + key, places) for key, value in layer.declared.items()}
         last |= dict.fromkeys(names[number].values(), number)
     for number, layer in enumerate(tree.values()):
