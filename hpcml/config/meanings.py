@@ -117,7 +117,7 @@ MEANINGS = {
     "server.inside": "`asp`: clocks that a worker may be ahead of the slowest of its region; -1: as far as `server.bound` lets it",
     "server.ranks": "ranks that serve and do not compute; 0: every rank does both",
     "server.groups": "groups of workers that add their gradients up and write as one; 0: every worker writes for itself",
-    "server.stealing": "a worker whose rows of an epoch are used up takes over others'",
+    "server.stealing": "a worker whose rows of an epoch are used up, or that the bound holds, takes over others'",
     "server.compensation": "lambda by which a late gradient is corrected for the way the parameters went meanwhile (DC-ASGD); 0: none",
     "server.warm": "steps that the first worker takes alone when the run begins",
     "server.fetch": "`downpour`: steps between two reads",

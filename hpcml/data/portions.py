@@ -20,8 +20,9 @@ from hpcml.data.sampler import Sampler
 class Portions:
     """The portions of an epoch, for the workers of one rank.
 
-    A worker takes its own lane from the front, where a thread reads ahead; what it takes over from other lanes is read when it is
-    asked for, a whole window at a time: that is the price of taking over, paid by ranks that would be idle.
+    A worker takes its own lane from the front, where a thread reads ahead, and leaves out what others take over. What it takes over
+    from other lanes is read when it is asked for, a whole window at a time: that is the price of taking over, paid by ranks that
+    would be idle.
 
     Args:
         dataset: where rows come from; it stays the caller's to close.
@@ -75,7 +76,10 @@ class Portions:
         """Return a portion for a hosted worker; valid until the worker's next."""
         if lane == worker and lane in self._lanes:
             batches, following = self._lanes[lane]
-            if following == step:
+            if following <= step:
+                # Rows of one step lie all over a window: what others have taken was read with the rest.
+                for _ in range(following, step):
+                    next(batches)
                 self._lanes[lane] = batches, step + 1
                 return next(batches)[0]
         return self._fetch(lane, step)
@@ -85,9 +89,9 @@ class Portions:
         ring = self._foreign.get(lane)
         if ring is None:
             ring = self._foreign[lane] = Ring(self._dataset, self._sampler, lane, self._real, AHEAD)
-        # A ring keeps two windows: going backwards, most portions lie in those of the one before.
+        # Portions of a lane come in order, but for those that others take: most lie in the windows of the one before.
         held = self._held.get(lane)
-        if held is None or not self._first(lane, held) <= step <= held:
+        if held is None or step < self._first(lane, held) or ring.needs(step):
             ring.begin(self._epoch, step)
             while ring.needs(step):
                 ring.read_window(_one_by_one, _go_on)

@@ -14,7 +14,8 @@ import numpy as np
 
 from hpcml.arrays import aligned
 from hpcml.nn.arena import Arena, Tail
-from hpcml.sync.server.deal import Portion
+from hpcml.sync.server.deal import Lane, Portion
+from hpcml.sync.server.helping import Helper
 from hpcml.sync.server.letters import HEAD_BYTES, Field, Kind, body, dense, head, note, positions, weight, write_head
 from hpcml.sync.server.measures import Measures
 from hpcml.sync.server.post import Post
@@ -59,6 +60,7 @@ class Client:
         unit: its number as a writer, which is that of its group.
         team: its group.
         slow: whether the link to each shard is, since it lies in another region.
+        bound: clocks that a worker may be ahead where workers help each other within a bound; else None.
     """
 
     def __init__(
@@ -72,9 +74,10 @@ class Client:
         unit: int,
         team: Team,
         slow: list[bool],
+        bound: int | None,
     ) -> None:
         self.worker, self.arena, self.spans, self.homes, self.post, self.share = worker, arena, spans, homes, post, share
-        self.unit, self.team = unit, team
+        self.unit, self.team, self._bound = unit, team, bound
         self.view = aligned(arena.n, arena.dtype)
         self.owed = aligned(arena.n, arena.dtype)
         self.slow = slow
@@ -91,17 +94,15 @@ class Client:
         self.open: set[int] = set()
         self.owes: set[int] = set()
         self.clocks = [0] * len(self.spans)
-        self.dealt: deque[Portion | None] = deque()
-        self.taken: list[Portion] = []
-        self.stopped = False
+        self.lane = Lane(self.worker, portions)
+        self.helper = None if self._bound is None else Helper(self, self._bound)
+        self.clock, self._versions = 0, [0] * len(self.spans)
         self.seen = list[int]()
         self._recorded, self.replaying = deque(seen), portions is not None
-        self.script = deque(portions or [])
 
-    @property
-    def must_end(self) -> bool:
-        """Whether another worker's error makes more work useless; members of a group end with their leader."""
-        return self.stopped and self.team.leads
+    def stop(self) -> None:
+        """Take note that another worker's error makes more work useless; members of a group end with their leader."""
+        self.lane.stopped = self.team.leads
 
     @property
     def total(self) -> int:
@@ -177,23 +178,26 @@ class Client:
             wanted = self._bits(self._recorded.popleft())
             yield lambda: all(shard in self.answers for shard in wanted)
         came = [shard for shard in self.open if shard in self.answers]
+        if awaits and came:
+            self.clock = min(int(head(self.answers[shard])[Field.CLOCK]) for shard in came)
         if not awaits:
             came = wanted if self.replaying else came
             self.seen.append(sum(1 << shard for shard in came))
         for shard in came:
-            self._read(self.answers.pop(shard))
+            self.read(self.answers.pop(shard))
             self.open.discard(shard)
 
     def _bits(self, number: int) -> list[int]:
         return [shard for shard in range(len(self.spans)) if number >> shard & 1]
 
-    def _read(self, letter: np.ndarray) -> None:
-        """Overwrite this worker's copy by an answer, and measure how far it was."""
-        span, where = self.spans[int(head(letter)[Field.SHARD])], positions(letter)
-        values, mine = body(letter, self.arena.dtype), self.view[span]
-        if where is not None:
+    def read(self, letter: np.ndarray) -> None:
+        """Overwrite this worker's copy by an answer, unless it has read a later one, and measure how far it was."""
+        shard, version, where = int(head(letter)[Field.SHARD]), int(head(letter)[Field.EXTRA]), positions(letter)
+        values, mine = body(letter, self.arena.dtype), self.view[self.spans[shard]]
+        later, self._versions[shard] = version >= self._versions[shard], max(version, self._versions[shard])
+        if where is not None and later:
             mine[where] = values
-        elif values.size:
+        elif values.size and later:
             if self.clocks[0] % MEASURED == 1:
                 self.measures.take_drift(mine, values)
             mine[:] = values
@@ -228,8 +232,13 @@ class Client:
             self.post.send(self.homes[shard], letter, shard)
 
     def leave(self) -> None:
-        """Tell all shards, and the group, that this worker has no more work in this epoch."""
+        """Tell all shards, and the group, that this worker has no more work in this epoch.
+
+        Where others may be at work in its lane it does not leave: a lane is done when all its portions are.
+        """
         self.team.spread(None)
+        if self.helper is not None and not self.lane.stopped:
+            return
         for shard, home in enumerate(self.homes):
             self.post.send(home, note(self.post.mail, Kind.LEFT, self.unit, shard))
 

@@ -1,36 +1,53 @@
-"""Which portion of an epoch a worker takes next: its own lane from the front; then, where that is allowed, from the back of others'.
+"""Which portion of an epoch a worker takes next: one of its own lane; then, where that is allowed, one of the lane that is furthest behind.
 
 A portion is (lane, step): the rows that the sampler gives worker `lane` at `step`. Every portion is given out once, whoever asks.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
+
 Portion = tuple[int, int]
 """(lane, step)."""
 
 
 class Deal:
-    """The portions of one epoch.
+    """The portions of one epoch; each lane is dealt from its front.
 
     Args:
+        lanes: how many there are, one a worker.
         steps: portions of each lane.
-        stealing: whether a worker whose lane is empty takes from the lane that has most left.
     """
 
-    def __init__(self, lanes: int, steps: int, stealing: bool) -> None:
-        self._front = [0] * lanes
-        self._back = [steps] * lanes
-        self._stealing = stealing
+    def __init__(self, lanes: int, steps: int) -> None:
+        self._front, self._steps = [0] * lanes, steps
 
-    def take(self, worker: int) -> Portion | None:
-        """Return the worker's next portion, or None when there is no more for it."""
-        if self._front[worker] < self._back[worker]:
-            self._front[worker] += 1
-            return worker, self._front[worker] - 1
-        left = [back - front for front, back in zip(self._front, self._back, strict=True)]
-        most = max(left)
-        if not self._stealing or not most:
+    def take(self, lane: int) -> Portion | None:
+        """Return the next portion of a lane, or None at its end."""
+        if self._front[lane] == self._steps:
             return None
-        lane = left.index(most)
-        self._back[lane] -= 1
-        return lane, self._back[lane]
+        self._front[lane] += 1
+        return lane, self._front[lane] - 1
+
+    def help(self, below: int) -> Portion | None:
+        """Return the next portion of the lane of which fewest were dealt, if its step is below a number; else None."""
+        fewest = min(self._front)
+        return self.take(self._front.index(fewest)) if fewest < min(below, self._steps) else None
+
+
+class Lane:
+    """What one worker is dealt in one epoch, and has taken.
+
+    Args:
+        worker: its number.
+        script: the portions that a record gives it, in order; None to take them as they are dealt.
+    """
+
+    def __init__(self, worker: int, script: Sequence[Portion] | None) -> None:
+        self.worker = worker
+        self.script = None if script is None else deque(script)
+        self.asked = self.over = self.stopped = False
+        self.dealt: deque[Portion | None] = deque()
+        self.offered: deque[Portion | None] = deque()
+        self.taken: list[Portion] = []

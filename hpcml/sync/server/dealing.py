@@ -1,6 +1,6 @@
 """Where the workers of one rank get their portions: from their own lanes, from a record, or from the desk, which lets them take over.
 
-The desk is one rank; a worker asks it for one portion ahead, so that the answer comes while this one is computed.
+The desk is one rank; a worker asks it for one portion of its lane ahead, so that the answer comes while this one is computed.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from collections.abc import Callable, Generator
 
 import numpy as np
 
-from hpcml.sync.server.client import Client
-from hpcml.sync.server.deal import Deal, Portion
-from hpcml.sync.server.letters import Field, Kind, note
+from hpcml.sync.server.deal import Deal, Lane, Portion
+from hpcml.sync.server.letters import Field, Kind, head, note
 from hpcml.sync.server.post import Post
 
 DESK = 0
 """The rank that deals portions and finds out when all work is done."""
+
+Dealt = Generator[Callable[[], bool], None, Portion | None]
+"""Yields until a worker's next portion is known, and returns it, or None at the end of its work."""
 
 
 class Dealing:
@@ -26,41 +28,64 @@ class Dealing:
         workers: V.
         steps: portions of a lane.
         stealing: whether workers take over others' portions.
-        replaying: whether clients have a record to follow.
     """
 
-    def __init__(self, post: Post, workers: int, steps: int, stealing: bool, replaying: bool) -> None:
-        self._post, self._asks, self._replaying = post, stealing and not replaying, replaying
-        self._deal = Deal(workers, steps, stealing)
+    def __init__(self, post: Post, workers: int, steps: int, stealing: bool) -> None:
+        self._post, self.steps, self._stealing, self._deal = post, steps, stealing, Deal(workers, steps)
 
-    def following(self, client: Client) -> Generator[Callable[[], bool], None, Portion | None]:
-        """Yield until a worker's next portion is known, and return it, or None at the end of its work."""
-        if self._asks:
-            if not client.taken:
-                self._ask(client)
-            yield lambda: bool(client.dealt)
-            portion = client.dealt.popleft()
-        elif client.must_end:
+    def following(self, lane: Lane) -> Dealt:
+        """Yield until a worker's next portion is known: of its lane, then, where that is allowed, of the one furthest behind."""
+        if lane.stopped:
             portion = None
-        elif self._replaying:
-            portion = client.script.popleft() if client.script else None
+        elif lane.script is not None:
+            portion = lane.script.popleft() if lane.script else None
+        elif not self._stealing:
+            portion = self._deal.take(lane.worker)
         else:
-            portion = self._deal.take(client.worker)
+            portion = (yield from self._own(lane)) or (yield from self.offer(lane, self.steps))
         if portion is not None:
-            client.taken.append(portion)
-            if self._asks:
-                self._ask(client)
+            lane.taken.append(portion)
         return portion
 
-    def _ask(self, client: Client) -> None:
-        self._post.send(DESK, note(self._post.mail, Kind.TICKET, client.worker))
+    def _own(self, lane: Lane) -> Dealt:
+        yield from self.know(lane)
+        return self.take(lane)
 
-    def answer(self, source: int, worker: int) -> None:
-        """Give a worker of another rank its next portion; only the desk is asked."""
-        lane, step = self._deal.take(worker) or (-1, -1)
-        self._post.send(source, note(self._post.mail, Kind.PORTION, worker, clock=step, extra=lane), -1)
+    def know(self, lane: Lane) -> Generator[Callable[[], bool], None, None]:
+        """Yield until the desk has said what comes next in a worker's own lane."""
+        if not lane.asked:
+            lane.asked = True
+            self._ask(lane)
+        if not lane.over:
+            yield lambda: bool(lane.dealt)
+            lane.over = lane.dealt[0] is None
 
-    def hand(self, client: Client, fields: np.ndarray) -> None:
+    def take(self, lane: Lane) -> Portion | None:
+        """Return the portion of a worker's own lane that is known to come next, and ask for the one after it."""
+        if lane.over:
+            return None
+        self._ask(lane)
+        return lane.dealt.popleft()
+
+    def offer(self, lane: Lane, below: int) -> Dealt:
+        """Yield until the desk has answered whether any lane's next step is below a number, and return that portion, or None."""
+        self._ask(lane, below)
+        yield lambda: bool(lane.offered)
+        return lane.offered.popleft()
+
+    def _ask(self, lane: Lane, below: int = 0) -> None:
+        """Ask for the next portion of a worker's lane, or, with a number, for one of any lane below it."""
+        self._post.send(DESK, note(self._post.mail, Kind.TICKET, lane.worker, clock=below), -1)
+
+    def answer(self, source: int, worker: int, below: int) -> None:
+        """Give a worker a portion; only the desk is asked."""
+        lane, step = (self._deal.help(below) if below else self._deal.take(worker)) or (-1, -1)
+        letter = note(self._post.mail, Kind.PORTION, worker, clock=step, extra=lane)
+        head(letter)[Field.ANSWER] = below
+        self._post.send(source, letter, -1)
+
+    def hand(self, lane: Lane, fields: np.ndarray) -> None:
         """Give a worker of this rank what the desk has answered."""
-        lane = int(fields[Field.EXTRA])
-        client.dealt.append(None if lane < 0 or client.stopped else (lane, int(fields[Field.CLOCK])))
+        found = int(fields[Field.EXTRA])
+        portion = None if found < 0 or lane.stopped else (found, int(fields[Field.CLOCK]))
+        (lane.offered if fields[Field.ANSWER] else lane.dealt).append(portion)

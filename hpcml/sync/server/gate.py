@@ -26,6 +26,10 @@ class Act(IntEnum):
     """Wait for this worker no more in this epoch."""
     APPLY = 3
     """Make one write of those taken since the last APPLY; only where writes are taken clock by clock."""
+    HELP = 4
+    """Take the worker's write in another's lane."""
+    LOOK = 5
+    """Give the worker, which will help, the parameters as they are now."""
 
 
 Event = tuple[Act, int]
@@ -36,7 +40,7 @@ class Gate(Protocol):
     """Orders what arrives at one shard in one epoch."""
 
     clocks: list[int]
-    """Writes taken, by worker."""
+    """Portions done, by lane: the worker's own writes that were taken, and those of its helpers."""
     refused: int
     """Writes that had come before and were not taken again."""
 
@@ -62,7 +66,22 @@ class _Noted:
     def __init__(self, workers: int) -> None:
         self.workers, self.refused = workers, 0
         self.clocks = [0] * workers
-        self._seen = [0] * workers
+        self._seen, self._helped = [0] * workers, [0] * workers
+        self._lanes = [0] * workers
+
+    def help(self, worker: int, clock: int, lane: int) -> bool:
+        """Take note of a worker's write in another's lane, its `clock`-th of these; return whether it is new."""
+        if clock < self._helped[worker]:
+            self.refused += 1
+            return False
+        # A helper writes once between two looks: of each there is never more than one to be done.
+        self._helped[worker], self._lanes[worker] = clock + 1, lane
+        self._arrived(Act.HELP, worker)
+        return True
+
+    def look(self, worker: int, need: int) -> None:
+        """Take note that a worker, which will help, asks for the parameters once every lane has `need` ticks."""
+        self._arrived(Act.LOOK, worker)
 
     def push(self, worker: int, clock: int) -> bool:
         """Take note of a write; return whether it is new."""
@@ -94,9 +113,10 @@ class LiveGate(_Noted):
         consistency: the model.
         workers: V.
         warm: clocks that worker 0 works alone before any other worker is answered for the first time.
+        helping: whether workers are told when the bound holds them, since they may help others meanwhile.
     """
 
-    def __init__(self, consistency: Consistency, workers: int, warm: int = 0) -> None:
+    def __init__(self, consistency: Consistency, workers: int, warm: int = 0, *, helping: bool = False) -> None:
         super().__init__(workers)
         self._bound, self._whole, self._warm = consistency.bound, consistency.whole, warm
         self._inside, self._regions = consistency.inside, regions_of(workers, consistency.regions or 1)
@@ -105,15 +125,28 @@ class LiveGate(_Noted):
         self._asked: list[int] = []
         self._leaving: list[int] = []
         self._coming: set[int] = set()
+        self._helping = helping
+        self._help: list[int] = []
+        self._looking: dict[int, int] = {}
 
     def announce(self, worker: int) -> None:
         """Take note that a write is on its way: nobody else reads until it has come (the selective barrier)."""
         self._coming.add(worker)
 
     def _arrived(self, act: Act, worker: int) -> None:
-        {Act.PUSH: self._writes, Act.PULL: self._asked, Act.LEAVE: self._leaving}[act].append(worker)
+        {Act.PUSH: self._writes, Act.PULL: self._asked, Act.LEAVE: self._leaving, Act.HELP: self._help}[act].append(worker)
         if act is Act.PUSH:
             self._coming.discard(worker)
+
+    def look(self, worker: int, need: int) -> None:
+        """Take note that a worker, which will help, asks for the parameters once every lane has `need` ticks."""
+        self._looking[worker] = need
+
+    def held(self) -> list[int]:
+        """Return the workers that the bound holds, which may help others meanwhile."""
+        if not self._helping or self._bound is None:
+            return []
+        return [worker for worker in self._asked if self.clocks[worker] - self.slowest() > self._bound]
 
     def ready(self) -> Iterator[Event]:
         """Yield what is to be done now: writes, then the answers that they allow."""
@@ -121,6 +154,10 @@ class LiveGate(_Noted):
             self._gone[worker] = True
             yield Act.LEAVE, worker
         self._leaving.clear()
+        for worker in self._help:
+            self.clocks[self._lanes[worker]] += 1
+            yield Act.HELP, worker
+        self._help.clear()
         while self._writes_due():
             for worker in sorted(self._writes) if self._whole else list(self._writes):
                 self._writes.remove(worker)
@@ -131,6 +168,9 @@ class LiveGate(_Noted):
         for worker in [worker for worker in self._asked if self._may_read(worker)]:
             self._asked.remove(worker)
             yield Act.PULL, worker
+        for worker in [worker for worker, need in self._looking.items() if need <= self.slowest()]:
+            del self._looking[worker]
+            yield Act.LOOK, worker
 
     def _writes_due(self) -> bool:
         if not self._whole:
@@ -173,6 +213,10 @@ class ReplayGate(_Noted):
     def _arrived(self, act: Act, worker: int) -> None:
         self._waiting[act, worker] += 1
 
+    def held(self) -> list[int]:
+        """Return nobody: who helps, and whom, is known."""
+        return []
+
     def missing(self) -> int:
         """Return how many recorded events have not come yet."""
         return len(self._order)
@@ -184,6 +228,8 @@ class ReplayGate(_Noted):
             self._waiting[act, worker] -= 1
             if act is Act.PUSH:
                 self.clocks[worker] += 1
+            elif act is Act.HELP:
+                self.clocks[self._lanes[worker]] += 1
             yield act, worker
 
 

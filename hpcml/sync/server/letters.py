@@ -55,6 +55,14 @@ class Kind(IntEnum):
     """From a worker: its gradient of a clock is there; does it count?"""
     VERDICT = 15
     """To a worker: whether it does, and which clock is open."""
+    HELD = 16
+    """To a worker: others are too far behind for it to read."""
+    LOOK = 17
+    """From a worker that will help: the parameters, once every lane has so many ticks."""
+    SIGHT = 18
+    """To a worker that will help: the parameters."""
+    HELP = 19
+    """From a worker: take this as a tick of another's lane."""
 
 
 CONTROL = (Kind.IDLE, Kind.COUNT, Kind.END, Kind.STOP)

@@ -33,7 +33,7 @@ class ParameterServer:
         servers: ranks that serve and do not compute; 0: every rank does both, with as many shards as workers.
         groups: G groups of workers that add their gradients up, and are one writer each; 0: every worker writes for itself.
         spare: k workers that every clock closes without: the last k to come are too late, their rows dropped and counted; bsp alone.
-        stealing: whether a worker whose rows of an epoch are used up takes over others'.
+        stealing: whether a worker whose rows of an epoch are used up, or that is held at the bound, takes over others'.
         compensation: lambda of DC-ASGD; 0 for none.
         warm: steps that worker 0 takes alone when the run begins.
         replay: the folder of a run whose recorded order of arrival this one follows; empty to go as it comes.
@@ -89,6 +89,15 @@ class ParameterServer:
     def recorded(self) -> bool:
         """Whether the order of arrival decides anything, and is kept."""
         return not self.consistency.whole or self.stealing or self.spare > 0
+
+    @property
+    def helps(self) -> int | None:
+        """The bound within which workers help each other, or None where they do not, or have no bound.
+
+        Between regions they do not: what a helper writes is not filtered, and only a region's own bound would tell whom it may help.
+        """
+        helping = self.stealing and not self.consistency.whole and not self.consistency.regions and isinstance(self.worker, Gradients)
+        return self.consistency.bound if helping else None
 
     def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Running:
         """Return the synchroniser of one run, with all its memory.

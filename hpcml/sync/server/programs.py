@@ -5,7 +5,7 @@ Letters: n parameters, V workers, k rule states.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,13 +16,13 @@ from hpcml.errors import ConfigError
 from hpcml.optim import Rule, Scratch, apply_whole, rate_at
 from hpcml.sync.server.client import Client, Program, Work, always
 from hpcml.sync.server.consistency import Consistency
-from hpcml.sync.server.deal import Portion
+from hpcml.sync.server.dealing import Dealt
 from hpcml.sync.server.filter import significant
 from hpcml.sync.server.letters import Kind, note, sparse, sparse_is_smaller, write_head
 from hpcml.sync.server.shard import CHANGES, EMPTY, WHOLE
 from hpcml.sync.server.tables import Elastic, RuleUpdater, Updater
 
-Next = Callable[[Client], Generator[Callable[[], bool], None, Portion | None]]
+Next = Callable[[Client], Dealt]
 """Yields until the client's next portion is known, and returns it, or None at the end of its work."""
 
 
@@ -39,11 +39,14 @@ class Gradients:
     def run(self, client: Client, work: Work, following: Next, consistency: Consistency, rule: Rule) -> Program:
         """Yield through one epoch of a worker."""
         while (portion := (yield from following(client))) is not None:
-            yield from client.collect(consistency.awaits)
+            helper = None if portion[0] == client.worker else client.helper
+            yield from client.collect(consistency.awaits) if helper is None else helper.read(portion)
             rows = yield from client.learn(work, portion)
             if not consistency.whole:
                 client.scale(rows)
-            if consistency.threshold:
+            if helper is not None:
+                helper.write(portion[0])
+            elif consistency.threshold:
                 _write_significant(client, consistency, rate_at(rule, client.total - 1), rows)
             else:
                 _write_all(client, rows)

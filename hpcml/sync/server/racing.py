@@ -77,7 +77,7 @@ class Racing:
     def run(self, client: Client, work: Work) -> Program:
         """Yield through one epoch of a worker."""
         clock, goal, fresh = 0, self._due(client, 0), True
-        while clock < self._steps and not client.must_end:
+        while clock < self._steps and not client.lane.stopped:
             if goal > clock or not fresh:
                 reached = goal if goal == self._steps else (yield from _read(client, goal))
                 for missed in range(clock, reached):
@@ -104,7 +104,7 @@ class Racing:
                 client.post.mail.give_back(letter)
             work.withdraw(client.worker)
             return False, goal
-        client.taken.append(portion)
+        client.lane.taken.append(portion)
         for shard, letter in enumerate(letters):
             client.send_write(shard, letter, float(tail[Tail.WEIGHT]), WHOLE)
         yield from client.collect(True)

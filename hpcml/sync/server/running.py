@@ -16,7 +16,7 @@ from hpcml.sync.conits import Conits
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.server.client import Client, Program, Work
 from hpcml.sync.server.consistency import far, regions_of
-from hpcml.sync.server.dealing import Dealing
+from hpcml.sync.server.dealing import Dealing, Dealt
 from hpcml.sync.server.ending import Ending, drive
 from hpcml.sync.server.gate import Gate, LiveGate, RaceGate, ReplayGate
 from hpcml.sync.server.gathering import gather_measures, gather_record, gather_sums
@@ -70,23 +70,26 @@ class Running(Quiet):
         writers = len(self.groups)
         updater = plan.worker.updater(self.rule, self.mean[span], trained, writers, plan.compensation)
         table = Table(self.mean[span], updater, writers, whole)
-        return Shard(number, table, self._gate(number, None), self.post.mail, self._send, [row[number] for row in self._far])
+        slow = [row[number] for row in self._far]
+        return Shard(number, table, self._gate(number, None, 0), self.post.mail, self._send, slow)
 
     def _client(self, worker: int) -> Client:
         unit = next(number for number, run in enumerate(self.groups) if worker in run)
         team = Team(self.groups[unit], worker, self.place.desks(), self.arena, self.post)
         share, slow = 1.0 / len(self.groups), self._far[unit]
-        client = Client(worker, self.arena, self.spans, self.place.homes(), self.post, share, unit, team, slow)
+        client = Client(worker, self.arena, self.spans, self.place.homes(), self.post, share, unit, team, slow, self.plan.helps)
         client.view[:] = self.arena.data
         client.slots = aligned((self.rule.slots if self.plan.worker.own_model else 0, self.arena.n), self.arena.dtype)
         return client
 
-    def _gate(self, number: int, record: Record | None) -> Gate:
+    def _gate(self, number: int, record: Record | None, steps: int) -> Gate:
         if self.plan.spare:
             return RaceGate(self.workers, self.workers - self.plan.spare)
         if record is not None:
             return ReplayGate(record.events(number, len(self.groups)), len(self.groups))
-        return LiveGate(self.plan.consistency, len(self.groups), 0 if self._epochs else self.plan.warm)
+        # Who helps does not leave: an epoch shorter than the warm start would wait for ever.
+        warm = 0 if self._epochs else min(self.plan.warm, steps)
+        return LiveGate(self.plan.consistency, len(self.groups), warm, helping=self.plan.helps is not None)
 
     def ready(self, span: slice) -> None:
         """Do nothing: a gradient is written when it is whole."""
@@ -116,9 +119,9 @@ class Running(Quiet):
         self._ending = Ending(self.post)
         script = None if record is None else {worker: record.portions[worker] for worker in self.clients}
         self._racing = Racing(self.post, work.steps, self.workers - self.plan.spare, script)
-        self._dealing = Dealing(self.post, self.workers, work.steps, self.plan.stealing, record is not None)
+        self._dealing = Dealing(self.post, self.workers, work.steps, self.plan.stealing)
         for number, shard in self.shards.items():
-            shard.begin(self._gate(number, record))
+            shard.begin(self._gate(number, record, work.steps))
         for worker, client in self.clients.items():
             client.begin(record.seen.get(worker, []) if record else [], record.portions[worker] if record else None)
             if not self.plan.worker.own_model:
@@ -126,7 +129,7 @@ class Running(Quiet):
 
     def _program(self, client: Client, work: Work) -> Program:
         plan = self.plan
-        following = self._dealing.following
+        following = self._following
         if not client.team.leads:
             yield from follow(client, work, following)
             return
@@ -138,6 +141,10 @@ class Running(Quiet):
             yield from client.collect(True)
         yield from plan.worker.run(client, work, following, plan.consistency, self.rule)
 
+    def _following(self, client: Client) -> Dealt:
+        """Yield until a worker's next portion is known, and return it, or None at the end of its work."""
+        return self._dealing.following(client.lane) if client.helper is None else client.helper.following(self._dealing)
+
     def _send(self, to: int, letter: np.ndarray, urgency: int = 0) -> None:
         self.post.send(to, letter, urgency)
 
@@ -145,7 +152,7 @@ class Running(Quiet):
         """Do what a letter wants; called where the letters are taken."""
         fields = head(letter)
         kind, worker = Kind(fields[Field.KIND]), int(fields[Field.WORKER])
-        if kind in (Kind.WRITE, Kind.ASK, Kind.COMING, Kind.LEFT):
+        if kind in (Kind.WRITE, Kind.ASK, Kind.COMING, Kind.LEFT, Kind.LOOK, Kind.HELP):
             self.shards[int(fields[Field.SHARD])].take(source, letter)
             return
         if kind is Kind.VIEW:
@@ -154,17 +161,23 @@ class Running(Quiet):
         if kind in (Kind.GRADIENT, Kind.MODEL):
             self.clients[worker].team.deliver(letter)
             return
-        if kind is Kind.TICKET:
-            self._dealing.answer(source, worker)
+        helper = self._leaders[worker].helper if kind in (Kind.SIGHT, Kind.HELD) else None
+        if helper is not None and kind is Kind.SIGHT:
+            helper.deliver(letter)
+            return
+        if helper is not None:
+            helper.held = True
+        elif kind is Kind.TICKET:
+            self._dealing.answer(source, worker, int(fields[Field.CLOCK]))
         elif kind is Kind.PORTION:
-            self._dealing.hand(self.clients[worker], fields)
+            self._dealing.hand(self.clients[worker].lane, fields)
         elif kind is Kind.CLAIM:
             self._racing.answer(source, worker, int(fields[Field.CLOCK]))
         elif kind is Kind.VERDICT:
             self._racing.hear(worker, fields)
         elif kind is Kind.STOP:
             for client in self.clients.values():
-                client.stopped = True
+                client.stop()
         else:
             self._ending.take(kind, source, fields)
         self.post.mail.give_back(letter)
@@ -174,7 +187,7 @@ class Running(Quiet):
         mine = Record(
             {number: shard.log for number, shard in self.shards.items()},
             {worker: client.seen for worker, client in self.clients.items()},
-            {worker: client.taken for worker, client in self.clients.items()},
+            {worker: client.lane.taken for worker, client in self.clients.items()},
         )
         self.record = gather_record(self._comm, mine)
         counted = [*(shard.measures for shard in self.shards.values()), *(client.measures for client in self.clients.values())]
@@ -183,7 +196,7 @@ class Running(Quiet):
 
     def _traffic(self, client: Client, steps: int) -> float:
         """Return the bytes that an epoch of a worker costs between ranks by the survey's formula: all numbers there and back."""
-        rank, size, taken = self._comm.rank, self.arena.dtype.itemsize, len(client.taken)
+        rank, size, taken = self._comm.rank, self.arena.dtype.itemsize, len(client.lane.taken)
         if not client.team.leads:
             return 2.0 * taken * size * self.arena.n * (self.place.desks()[client.team.run.start] != rank)
         away = sum(span.stop - span.start for span, home in zip(self.spans, self.place.homes(), strict=True) if home != rank)

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from hpcml.comm.mail import Mail
-from hpcml.sync.server.gate import Act, Gate
+from hpcml.sync.server.gate import Act, Gate, LiveGate, ReplayGate
 from hpcml.sync.server.letters import (
+    DENSE,
     HEAD_BYTES,
     Field,
     Kind,
@@ -58,6 +59,9 @@ class Shard:
         self.gate, self.log = gate, list[int]()
         self._written: dict[int, np.ndarray] = {}
         self._asking: dict[int, tuple[int, int, int, np.ndarray | None]] = {}
+        self._helped: dict[int, np.ndarray] = {}
+        self._looking: dict[int, tuple[int, int]] = {}
+        self._told: set[int] = set()
         self._read = [self.table.writes] * workers
         self._latest = 0
         updater = self.table.updater
@@ -82,6 +86,8 @@ class Shard:
             self._asking[worker] = source, answer, urgency, None if rows is None else rows.copy()
             self.gate.pull(worker, int(fields[Field.CLOCK]))
             self._mail.give_back(letter)
+        elif kind in (Kind.HELP, Kind.LOOK):
+            self._take_helper(source, kind, letter)
         else:
             if kind is Kind.LEFT:
                 self.gate.leave(worker)
@@ -89,6 +95,19 @@ class Shard:
                 self.gate.announce(worker)
             self._mail.give_back(letter)
         self._serve()
+
+    def _take_helper(self, source: int, kind: Kind, letter: np.ndarray) -> None:
+        """Take a letter from a worker that does another's work."""
+        gate, fields = self.gate, head(letter)
+        worker, clock = int(fields[Field.WORKER]), int(fields[Field.CLOCK])
+        assert isinstance(gate, LiveGate | ReplayGate), "spare workers drop what is late: nobody does it for them"
+        if kind is Kind.HELP and gate.help(worker, clock, int(fields[Field.EXTRA])):
+            self._helped[worker] = letter
+            return
+        if kind is Kind.LOOK:
+            self._looking[worker] = source, int(fields[Field.EXTRA])
+            gate.look(worker, clock)
+        self._mail.give_back(letter)
 
     def _serve(self) -> None:
         for act, worker in self.gate.ready():
@@ -99,13 +118,42 @@ class Shard:
                 self.table.apply()
             elif act is Act.PULL:
                 self._answer(worker)
+            elif act is Act.HELP:
+                self._help(worker)
+            elif act is Act.LOOK:
+                self._show(worker)
+        if isinstance(self.gate, LiveGate):
+            for worker in self.gate.held():
+                if worker not in self._told:
+                    self._told.add(worker)
+                    self._send(self._asking[worker][0], note(self._mail, Kind.HELD, worker), self.number)
+
+    def _help(self, worker: int) -> None:
+        """Take what a worker wrote in another's lane."""
+        letter = self._helped.pop(worker)
+        self._count(worker, int(head(letter)[Field.EXTRA]))
+        self.table.write(worker, body(letter, self.table.data.dtype), 0.0)
+        self._mail.give_back(letter)
+
+    def _show(self, worker: int) -> None:
+        """Give a worker that will help the parameters; its last write in its own lane waits for its answer."""
+        source, step = self._looking.pop(worker)
+        self.measures.take_read(max(0, step - min(self.gate.clocks)))
+        letter = self._view(worker, WHOLE, None)
+        write_head(letter, Kind.SIGHT, worker, self.number, extra=self.table.writes)
+        self._read[worker] = self.table.writes
+        self._send(source, letter, self.number)
+
+    def _count(self, worker: int, lane: int) -> None:
+        """Measure a write of a worker in a lane, its own or another's."""
+        clock = self.gate.clocks[lane]
+        # In a clock's sum the order is fixed: there, what others write in the same clock is not missed.
+        self.measures.take_write(self.table.writes - self._read[worker], clock, self._latest)
+        self._latest = max(self._latest, clock)
 
     def _write(self, worker: int) -> None:
-        letter, clock = self._written[worker], self.gate.clocks[worker]
-        # In a clock's sum the order is fixed: there, what others write in the same clock is not missed.
-        missed = self.table.writes - self._read[worker]
-        self.measures.take_write(missed, clock, self._latest)
-        self._latest = max(self._latest, clock)
+        letter = self._written[worker]
+        self._count(worker, worker)
         rows = positions(letter)
         self.table.write(worker, body(letter, self.table.data.dtype), float(weight(letter)[0]), rows)
         if not isinstance(self.table.updater, Elastic):
@@ -113,14 +161,15 @@ class Shard:
 
     def _answer(self, worker: int) -> None:
         source, wanted, urgency, rows = self._asking.pop(worker)
+        self._told.discard(worker)
         clocks = self.gate.clocks
         self.measures.take_read(max(0, clocks[worker] - min(clocks)))
         letter = self._written.pop(worker, None)
+        count = DENSE
         if letter is None:
             letter = self._view(worker, wanted, rows)
-            write_head(letter, Kind.VIEW, worker, self.number, clocks[worker], count=int(head(letter)[Field.COUNT]))
-        else:
-            write_head(letter, Kind.VIEW, worker, self.number, clocks[worker])
+            count = int(head(letter)[Field.COUNT])
+        write_head(letter, Kind.VIEW, worker, self.number, clocks[worker], count=count, extra=self.table.writes)
         head(letter)[Field.ANSWER] = wanted
         self.measures.between += self._slow[worker] * (letter.size - HEAD_BYTES)
         self._read[worker] = self.table.writes
@@ -147,7 +196,7 @@ class Shard:
                 return letter
         letter = dense(self._mail, len(table.data), table.data.dtype)
         letter[HEAD_BYTES:].view(table.data.dtype)[:] = table.data
-        head(letter)[Field.COUNT] = -1
+        head(letter)[Field.COUNT] = DENSE
         if isinstance(table.updater, RuleUpdater) and table.updater.compensation:
             table.updater.read[worker] = table.data
         return letter

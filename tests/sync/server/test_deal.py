@@ -9,28 +9,30 @@ from hpcml.sync.server.deal import Deal
 
 
 @given(st.integers(1, 5), st.integers(0, 7), st.data())
-def test_every_portion_is_dealt_exactly_once(lanes, steps, data):
-    deal, taken, asking = Deal(lanes, steps, stealing=True), [], set(range(lanes))
-    while asking:
-        worker = data.draw(st.sampled_from(sorted(asking)))
-        portion = deal.take(worker)
-        if portion is None:
-            asking.discard(worker)
-        else:
-            taken.append(portion)
+def test_every_portion_is_dealt_exactly_once_to_its_owner_or_a_helper(lanes, steps, data):
+    deal, taken = Deal(lanes, steps), []
+    for _ in range(lanes * steps):
+        left = [lane for lane in range(lanes) if sum(owner == lane for owner, _ in taken) < steps]
+        taken.append(deal.take(data.draw(st.sampled_from(left))) if data.draw(st.booleans()) else deal.help(steps))
+    assert deal.help(steps) is None
+    assert all(deal.take(lane) is None for lane in range(lanes))
     assert sorted(taken) == [(lane, step) for lane in range(lanes) for step in range(steps)]
 
 
 @given(st.integers(1, 5), st.integers(0, 7), st.data())
-def test_without_stealing_a_worker_has_its_own_lane_in_order(lanes, steps, data):
-    deal = Deal(lanes, steps, stealing=False)
+def test_a_lane_is_dealt_in_order(lanes, steps, data):
+    deal = Deal(lanes, steps)
     worker = data.draw(st.integers(0, lanes - 1))
     assert [deal.take(worker) for _ in range(steps + 1)] == [*((worker, step) for step in range(steps)), None]
 
 
-def test_a_fast_worker_takes_from_the_back_of_the_fullest_lane():
-    deal = Deal(3, 4, stealing=True)
-    for _ in range(4):
-        deal.take(0)
-    deal.take(1)
-    assert [deal.take(0) for _ in range(4)] == [(2, 3), (1, 3), (2, 2), (1, 2)]
+@given(st.integers(1, 5), st.integers(0, 7), st.integers(0, 9), st.data())
+def test_a_helper_gets_the_next_of_the_lane_with_fewest_dealt_and_nothing_ahead_of_its_own(lanes, steps, below, data):
+    deal = Deal(lanes, steps)
+    dealt = [data.draw(st.integers(0, steps)) for _ in range(lanes)]
+    for lane, count in enumerate(dealt):
+        for _ in range(count):
+            deal.take(lane)
+    fewest = min(dealt)
+    expected = (dealt.index(fewest), fewest) if fewest < min(below, steps) else None
+    assert deal.help(below) == expected

@@ -33,7 +33,9 @@ PLANS = {
     "downpour, groups": {"groups": 2, "worker": Downpour(1, 2)},
     "ssp": {"consistency": SSP(1)},
     "ssp, a server, taking over": {"consistency": SSP(2), "servers": 1, "stealing": True},
+    "ssp, compensated, taking over": {"consistency": SSP(1), "compensation": 0.04, "stealing": True},
     "asp": {"consistency": ASP(0.05, 2)},
+    "asp, taking over": {"consistency": ASP(0.05, 2), "stealing": True},
     "asp, regions": {"consistency": ASP(0.05, 2, 2, 1)},
     "bsp": {"consistency": BSP()},
     "downpour": {"worker": Downpour(2, 3)},
@@ -81,8 +83,8 @@ def test_one_group_is_synchronous_sgd_and_as_many_as_workers_are_none(shards, co
 
 
 def test_at_the_bound_and_not_beyond_it(shards):
-    for bound in (1, 2):
-        _, measured = train(4, 2, shards, ParameterServer(SSP(bound)))
+    for bound, stealing in ((1, False), (2, False), (1, True)):
+        _, measured = train(4, 2, shards, ParameterServer(SSP(bound), stealing=stealing))
         assert max(map(int, measured["clock_gaps"])) <= bound
 
 
