@@ -130,18 +130,19 @@ ROUNDS_CHECKED = 64
 
 
 def require_mixing(topology: Topology, workers: int, columns_only: bool = False) -> None:
-    """Raise ConfigError unless models mixed over this topology find their mean: weights that sum as needed, a connected graph.
+    """Raise ConfigError unless models mixed over this topology find their mean: weights that sum as needed, a connected graph that mixes.
 
     Args:
         topology: to be checked over all its rounds.
         workers: V.
         columns_only: rows need not sum to 1, as for push-sum, which divides by what came.
     """
-    reached = np.eye(workers, dtype=bool)
+    reached, heard, kept = np.eye(workers, dtype=bool), np.eye(workers, dtype=bool), True
     for round in range(topology.period(workers) or ROUNDS_CHECKED):
         weights = topology.weights(workers, round)
         _require_weights(topology.name, weights, workers, columns_only)
         reached |= weights > 0
+        heard, kept = (weights > 0) @ heard, kept and bool(weights.diagonal().all())
     for _ in range(workers.bit_length()):
         reached = reached @ reached
     if not reached.all():
@@ -150,6 +151,15 @@ def require_mixing(topology: Topology, workers: int, columns_only: bool = False)
             f"topology {topology.name}: the graph is not connected: worker {listener} never hears of worker {teller};"
             f" add a link on the way between them, or take one that is connected, such as {RING.name!r}"
         )
+    if not kept:  # whoever keeps a share of its own mixes; else models may be handed round for ever, as by a permutation
+        for _ in range((workers**2).bit_length()):
+            heard = heard @ heard
+        if not heard.all():
+            nearest = ((np.eye(workers) + topology.weights(workers, 0)) / 2).round(6).tolist()
+            raise ConfigError(
+                f"topology {topology.name}: models are handed round and never mix, for after however many rounds some worker's model"
+                f" holds nothing of some other's; let each keep a share of its own: {nearest}"
+            )
 
 
 def _require_weights(name: str, weights: np.ndarray, workers: int, columns_only: bool) -> None:

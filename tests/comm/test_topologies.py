@@ -124,3 +124,19 @@ def test_push_sum_needs_columns_alone_but_still_a_way_from_everybody_to_everybod
 def test_a_users_matrix_is_told_apart_by_its_numbers():
     assert matrix([[1.0]]) != matrix([[0.5]])
     assert matrix([[0.5, 0.5], [0.5, 0.5]]) == matrix([(0.5, 0.5), (0.5, 0.5)])
+
+
+@given(st.integers(2, 6), st.data())
+def test_models_that_are_handed_round_for_ever_are_refused_and_the_nearest_choice_is_taken(v, data):
+    orders = data.draw(st.lists(st.permutations(range(v)), min_size=1, max_size=2))
+    weights = np.mean([np.eye(v)[order] for order in orders], axis=0)
+    mixes = np.linalg.norm(np.linalg.matrix_power(weights, 4000) - 1 / v) < 1e-6
+    if mixes:
+        require_mixing(matrix(weights.tolist()), v)
+        return
+    with pytest.raises(ConfigError, match=r"not connected|never mix"):
+        require_mixing(matrix(weights.tolist()), v)
+    circle = np.roll(np.eye(v), 1, axis=0)
+    with pytest.raises(ConfigError, match="let each keep a share of its own"):
+        require_mixing(matrix(circle.tolist()), v)
+    require_mixing(matrix(((np.eye(v) + circle) / 2).tolist()), v)
