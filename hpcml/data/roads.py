@@ -142,7 +142,7 @@ class Contiguous:
         self.dtype = np.dtype(stored.dtype)
         self.row_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
         is_short = stored.road == CONTIGUOUS and self.row_bytes <= COLUMN_ROW_BYTES and stored.nbytes <= COLUMN_BYTES
-        self._column = Column(self) if is_short else None
+        self._column = Column() if is_short else None
 
     def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
         """Read rows start to start + count - 1 to their places in the landing.
@@ -152,7 +152,7 @@ class Contiguous:
             ValueError: for a file that ends too early.
         """
         if self._column is not None:
-            deliver(self._column.rows(start, count), landing.array, place, self.stored)
+            deliver(self._column.rows(self, start, count), landing.array, place, self.stored)
             return
         self.read_at(self.stored.offset + start * self.row_bytes, count, landing, place, scratch)
 
@@ -180,34 +180,30 @@ class Column:
     """A short field whose rows stay in memory, each taken from the file when it is first wanted.
 
     So the ranks that share a set read its short fields once together, not once each.
-
-    Args:
-        road: the road of the field, for its place in the file.
+    It does not hold its road: in a circle of two, files that were let go would stay open until Python looks for circles.
     """
 
-    def __init__(self, road: Contiguous) -> None:
-        self._road = road
+    def __init__(self) -> None:
         self._held: tuple[np.ndarray, np.ndarray] | None = None
 
-    def rows(self, start: int, count: int) -> np.ndarray:
-        """Return (count, *row) in the dtype of the file.
+    def rows(self, road: Contiguous, start: int, count: int) -> np.ndarray:
+        """Return (count, *row) in the dtype of the file, whose field's own road brings them.
 
         Raises:
             OSError: for a read that fails.
             ValueError: for a file that ends too early.
         """
         # Values and their flags are one pair: threads that begin at once make two, and none marks the rows of another's.
-        values, there = self._held or self._begun()
+        values, there = self._held or self._begun(road)
         if not there[start : start + count].all():
-            road = self._road
             road.count(count * road.row_bytes)
             road.file.read([values[start : start + count]], road.stored.offset + start * road.row_bytes, count * road.row_bytes)
             there[start : start + count] = True
         return values[start : start + count]
 
-    def _begun(self) -> tuple[np.ndarray, np.ndarray]:
+    def _begun(self, road: Contiguous) -> tuple[np.ndarray, np.ndarray]:
         """Return memory for all values, (rows, *row), and for whether each row is there."""
-        road, rows = self._road, self._road.stored.nbytes // self._road.row_bytes
+        rows = road.stored.nbytes // road.row_bytes
         # One hint brings the whole field from the disk: small reads then find it in the system's memory.
         road.file.announce(road.stored.offset, road.stored.nbytes)
         self._held = np.empty((rows, *road.shape), road.dtype), np.zeros(rows, np.bool_)
