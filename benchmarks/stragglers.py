@@ -43,7 +43,7 @@ def measure(args: argparse.Namespace) -> int:
     import hpcml
     from hpcml.bench.step import make_shard
     from hpcml.bench.stragglers import Straggler, rows_per_second
-    from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, ParameterServer
+    from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, GossipLearning, ParameterServer
 
     comm = hpcml.init()
     batch, sizes = 8 * comm.size, [16, 32, 4]
@@ -54,11 +54,15 @@ def measure(args: argparse.Namespace) -> int:
     strategies = {
         "every-step": hpcml.EveryStep(),
         "server, bsp": ParameterServer(BSP()),
+        "server, bsp, 1 spare": ParameterServer(BSP(), spare=1),
         "server, ssp 10": ParameterServer(SSP(10)),
         "server, asp 0.01, 10": ParameterServer(ASP(0.01, 10)),
         "server, bap": ParameterServer(BAP()),
         "server, tap": ParameterServer(TAP()),
+        "gossip learning": GossipLearning(),
         "server, ssp 10, taking over": ParameterServer(SSP(10), stealing=True),
+        "server, asp 0.01, 10, taking over": ParameterServer(ASP(0.01, 10), stealing=True),
+        "server, bap, taking over": ParameterServer(BAP(), stealing=True),
         "server, tap, taking over": ParameterServer(TAP(), stealing=True),
     }
     seconds = args.milliseconds / 1e3
@@ -81,7 +85,7 @@ def measure(args: argparse.Namespace) -> int:
 def report(rows: list[dict]) -> str:
     """Return the last row as a line."""
     first, last = rows[0], rows[-1]
-    text = f"{last['strategy']:28}  nobody slow {last['nobody']:7,.0f} rows/s"
+    text = f"{last['strategy']:34}  nobody slow {last['nobody']:7,.0f} rows/s"
     for kind in ("one for good", "in turns"):
         lost, of = 1 - last[kind] / last["nobody"], 1 - first[kind] / first["nobody"]
         text += f"   {kind}: lost {lost:4.0%} ({lost / of:4.0%} of bsp)"
