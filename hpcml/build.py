@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,12 @@ from hpcml.opening import Progress, kept, open_train_and_test, quiet
 from hpcml.optim import LAMB, LARS, SGD, AdaGrad, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
 from hpcml.synchronising import build_sync
 from hpcml.train import Hook, Saving, Trainer
+from hpcml.train.checkpoint import find
 from hpcml.train.splits import diagnose
 from hpcml.transforming import keep_statistics, transformed
+
+Begin = Callable[[Model], object] | None
+"""What overwrites the weights that a model is made with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,18 @@ def build_rule(config: Config, rate: Rate) -> Rule:
     return Clipped(rule, keys.clip) if keys.clip else rule
 
 
+def _rows(
+    config: Config, comm: Communicator, folder: Path, told: Progress, notes: list[str]
+) -> tuple[Config, ShardedDataset, ShardedDataset | None]:
+    """Return the config with loss and outputs filled in, and the rows to train and to test on."""
+    train, test = open_train_and_test(config, comm, told)
+    statistics = keep_statistics(config, train, comm, folder)
+    train, test = transformed(train, config, statistics, comm), test and transformed(test, config, statistics, comm)
+    config = resolve_outputs(resolve_loss(config, train), train, comm)
+    train = kept(train, config.data, config.model.dtype, comm, notes)
+    return config, train, test and kept(test, config.data, config.model.dtype, comm, notes)
+
+
 def _fitting_model(config: Config, row: tuple[int, ...]) -> Model:
     try:
         return build_model(config, row)
@@ -87,7 +103,9 @@ def _fitting_model(config: Config, row: tuple[int, ...]) -> Model:
         raise ConfigError(f"the model does not fit into memory ({error}); {text}") from error
 
 
-def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, hooks: Sequence[Hook], told: Progress = quiet) -> Job:
+def build_job(
+    config: Config, comm: Communicator, folder: Path, resume: bool, hooks: Sequence[Hook], told: Progress = quiet, begin: Begin = None
+) -> Job:
     """Return the trainer of a job and its resolved config.
 
     Args:
@@ -97,18 +115,14 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         resume: go on from the newest whole checkpoint.
         hooks: called around the loop.
         told: how far this rank is with what comes before the loop.
+        begin: overwrites the first weights on rank 0, from which all ranks get them; not called where a checkpoint gives them.
 
     Raises:
         HpcmlError: on every rank, for anything that cannot be run.
     """
     config, recipe = apply_recipe(config)
-    train, test = open_train_and_test(config, comm, told)
-    statistics = keep_statistics(config, train, comm, folder)
-    train, test = transformed(train, config, statistics, comm), test and transformed(test, config, statistics, comm)
-    config = resolve_outputs(resolve_loss(config, train), train, comm)
     kept_notes: list[str] = []
-    train = kept(train, config.data, config.model.dtype, comm, kept_notes)
-    test = test and kept(test, config.data, config.model.dtype, comm, kept_notes)
+    config, train, test = _rows(config, comm, folder, told, kept_notes)
     comm, notes = start_device_roads(comm, config.run.device, config.run.device_road)
     compile_kernels(config, comm, told)
     with comm.together():
@@ -117,6 +131,8 @@ def build_job(config: Config, comm: Communicator, folder: Path, resume: bool, ho
         if config.train.batch > train.rows:
             raise ConfigError(f"train.batch is {config.train.batch}, the training data have {train.rows} rows; make the batch smaller")
         steps_per_epoch = -(-train.rows // config.train.batch)
+        if begin is not None and comm.rank == 0 and not (resume and find(folder)):
+            begin(model)
         rule = build_rule(config, build_rate(config, steps_per_epoch, notes))
     own = {"own": True} if config.sync.name == "ensemble" else {}  # members keep their rows; other runs' identity stays as it was
     trainer = Trainer(

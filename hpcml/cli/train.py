@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from hpcml.build import build_job
     from hpcml.cli.data_options import Shown
     from hpcml.config import load
+    from hpcml.exporting import load_weights
     from hpcml.opening import quiet
     from hpcml.train import Progress, Recorder
     from hpcml.train.recorder import write_whole
@@ -60,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     folder = choose_folder(args.folder, Path(args.config).stem, args.resume, comm)
     with made(folder, comm):
         hooks = [Progress(), Recorder(folder, config.run.log_every)]
-        job = build_job(config, comm, folder, args.resume, hooks, Shown("hpcml train") if comm.rank == 0 else quiet)
+        told = Shown("hpcml train") if comm.rank == 0 else quiet
+        begin_with = partial(load_weights, source=config.model.weights) if config.model.weights else None
+        job = build_job(config, comm, folder, args.resume, hooks, told, begin_with)
         require_epochs_left(job.trainer, config.train.epochs, folder)
         with comm.together():
             if comm.rank == 0:

@@ -76,6 +76,7 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
       synchronised: whether their batch norm goes over the rows of all workers.
     - layers, width, heads, context, vocabulary, dropout, attention_dropout, rotary, recompute, ngrams, buckets, recall: of a transformer,
       whose outputs are its vocabulary.
+    - weights: a file that the first weights come from, by hpcml's names or PyTorch's.
     - steps: of a Gibbs chain, or sweeps of a recall; highest: the number that means on; grid, radius, halving, kept: of a map.
     """
 
@@ -106,6 +107,7 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     radius: float = 0.0
     halving: int = 20
     kept: float = 0.0
+    weights: str = ""
     dtype: Literal["float32", "float64"] = "float32"
 
 

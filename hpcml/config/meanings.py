@@ -55,6 +55,8 @@ MEANINGS = {
     "model.radius": "`som`: of the neighbourhood at the first step, in units of the grid; 0: half the longest side",
     "model.halving": "`som`: steps in which the radius halves, down to 0.5",
     "model.kept": "`som`: part of the neighbourhood sums that a step keeps; 0: the batch rule",
+    "model.weights": "a `.safetensors` or `.pt` file that the first weights come from, of the same architecture;"
+    " a resumed run does not read it",
     "model.dtype": "`float32`, `float64`",
     "train.epochs": "passes over the training rows",
     "train.batch": "rows of the global batch, whatever the number of ranks",

@@ -19,7 +19,7 @@ class TestSeveralRoads(CommunicatorLaws):
 class Told:
     """A road that tells its name."""
 
-    rank, size, host, threaded = 0, 1, "here", True
+    rank, size, host, threaded, concurrent = 0, 1, "here", True, False
 
     def __init__(self, name, story):
         self.name, self.story = name, story
