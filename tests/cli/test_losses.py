@@ -65,7 +65,10 @@ def test_a_loss_before_the_first_step_is_a_run_of_the_others(job):
         (["sync.losses=[[3]]"], ["sync.losses is [[3]]; give a list of [step, group]"]),
         (["sync.losses=[[3, 0]]", "sync.warm_epochs=1"], ["leave sync.warm_epochs out"]),
         (["sync.losses=[[3, 0]]", "data.on_corrupt=quarantine"], ["rows are counted as lost or"]),
-        (["sync.losses=[[3, 0]]", "sync.name=every-step", "sync.groups=0", "sync.every=8"], ['sync.losses means nothing to "every-step"']),
+        (
+            ["sync.losses=[[3, 0]]", "sync.name=every-step", "sync.groups=0", "sync.every=8"],
+            ['"every-step" has no groups that could do without each other', "leave it out"],
+        ),
     ],
 )
 def test_losses_that_cannot_be_are_refused(job, changes, words):
