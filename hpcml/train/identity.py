@@ -10,7 +10,9 @@ import numpy as np
 from hpcml.comm.communicator import everywhere
 from hpcml.data import ShardedDataset
 from hpcml.errors import ConfigError, DataError, ShapeError
-from hpcml.nn import Loss, Model
+from hpcml.nn import Dropout, Loss, Model
+from hpcml.nn.layers.attention import DotProduct
+from hpcml.nn.layers.chain import numbered, walk
 from hpcml.sync import Plan
 from hpcml.sync.server import OwnPacePlan
 from hpcml.train.lockstep import exchanging
@@ -73,6 +75,14 @@ def identify(trainer: Trainer, sync: Plan | OwnPacePlan, sampling: dict[str, Any
         **({"micro-batch": str(trainer.differentiator.micro_batch)} if trainer.differentiator.micro_batch else {}),
         **({} if trainer.model.context.fast is None else {"kernels": "fast"}),
         **({"batch statistics": "of all workers"} if exchanging(trainer.model) else {}),
+        **({"dropout": dropped} if (dropped := _dropped(trainer.model)) else {}),
         **({} if trainer.model.context.precision is None else {"precision": repr(trainer.model.context.precision)}),
         **({} if trainer.data.transforms is None else {"transforms": repr(trainer.data.transforms)}),
     }
+
+
+def _dropped(model: Model) -> str:
+    """Return which layers drop with which probability, as far as any does."""
+    layers = ((path.rstrip("."), layer) for path, layer in walk(numbered(model.layers)))
+    parts = ((path, getattr(layer, "probability" if isinstance(layer, Dropout) else "dropout", 0)) for path, layer in layers)
+    return ", ".join(f"{path} {probability}" for path, probability in parts if probability)

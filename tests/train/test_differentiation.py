@@ -95,6 +95,17 @@ def test_another_micro_batch_is_another_run(shards, tmp_path):
         train(1, 2, shards, micro_batch=4, saving=hpcml.Saving(tmp_path, resume=True))
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.1, 0.2), (0.0, 0.2), (0.2, 0.0)])
+def test_another_dropout_is_another_run(shards, tmp_path, before, after):
+    def program(comm, probability, resume):
+        layers = [Dense(5), ReLU(), Dropout(probability), Dense(CLASSES)]
+        return trainer(comm, shards, lambda: layers, saving=hpcml.Saving(tmp_path, resume=resume)).run(1)
+
+    simulated.run(1, lambda comm: program(comm, before, False))
+    with pytest.raises(CheckpointError, match="dropout"):
+        simulated.run(1, lambda comm: program(comm, after, True))
+
+
 class Burst(Layer):
     """Gives no numbers for rows that begin with a positive one."""
 
