@@ -11,7 +11,6 @@ from hpcml.comm.communicator import everywhere
 from hpcml.data import ShardedDataset
 from hpcml.errors import ConfigError, DataError, ShapeError
 from hpcml.nn import Dropout, Loss, Model
-from hpcml.nn.layers.attention import DotProduct
 from hpcml.nn.layers.chain import numbered, walk
 from hpcml.sync import Plan
 from hpcml.sync.server import OwnPacePlan
