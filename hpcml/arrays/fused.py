@@ -155,6 +155,13 @@ extern "C" __global__ void dropout(long long n, const float* x, const unsigned c
   }
 }
 
+extern "C" __global__ void bfloat16(long long n, const unsigned* x, unsigned short* out) {
+  for (long long k = blockIdx.x * (long long)blockDim.x + threadIdx.x; k < n; k += (long long)blockDim.x * gridDim.x) {
+    const unsigned v = x[k];
+    out[k] = (v & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : (v + 0x7fffu + ((v >> 16) & 1u)) >> 16;
+  }
+}
+
 extern "C" __global__ void relu_slope(long long n, float* slope, const float* out) {
   for (long long k = blockIdx.x * (long long)blockDim.x + threadIdx.x; k < n; k += (long long)blockDim.x * gridDim.x)
     slope[k] = out[k] > 0 ? slope[k] : slope[k] * 0.0f;
@@ -210,17 +217,17 @@ def sum_equal(places: Array, slope: Array, grad: Array) -> None:
 
 def gelu(x: Array, out: Array) -> None:
     """Overwrite out (m,) with GELU by tanh of x, and x (m,) with its derivative there."""
-    launch("gelu", _blocks(x.size), np.int64(x.size), x, out)
+    launch("gelu", blocks(x.size), np.int64(x.size), x, out)
 
 
 def dropout(x: Array, mask: Array, factor: float, kept: Array, out: Array) -> None:
     """Overwrite kept with factor where mask (bool) is set and 0 elsewhere, and out with x times kept; all of one size."""
-    launch("dropout", _blocks(x.size), np.int64(x.size), x, mask, np.float32(factor), kept, out)
+    launch("dropout", blocks(x.size), np.int64(x.size), x, mask, np.float32(factor), kept, out)
 
 
 def relu_slope(slope: Array, out: Array) -> None:
     """Overwrite slope with zero where out is not positive."""
-    launch("relu_slope", _blocks(slope.size), np.int64(slope.size), slope, out)
+    launch("relu_slope", blocks(slope.size), np.int64(slope.size), slope, out)
 
 
 def launch(name: str, grid: tuple[int, int], *arguments: Any) -> None:
@@ -236,5 +243,6 @@ def _kernel(name: str) -> Any:
     return cupy.RawKernel(SOURCE, name)
 
 
-def _blocks(size: int) -> tuple[int, int]:
+def blocks(size: int) -> tuple[int, int]:
+    """Return the grid of a kernel that goes over `size` numbers."""
     return min(-(-size // THREADS), 1 << 16), 1

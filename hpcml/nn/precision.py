@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcml.arrays import Array, namespace
+from hpcml.arrays import Array, namespace, products
 from hpcml.nn.workspace import Scratch, pieces
 
 
@@ -44,6 +44,9 @@ class Precision:
 
     def matmul(self, a: Array, b: Array, out: Array, scratch: Scratch) -> None:
         """Overwrite out with the product of a and b as rounded, float32 (..., m, k) and (..., k, n), in memory of `scratch`."""
+        if products.fits(a, b, out):
+            products.product(self.pack(a, "left", scratch), self.pack(b, "right", scratch), out)
+            return
         left, right = self.round(a, "left", scratch), self.round(b, "right", scratch)
         namespace(a).matmul(left, right, out=out)
 
@@ -58,6 +61,23 @@ class Precision:
                 self._round(flat[piece], into[piece], scratch)
         else:
             self._round(x, out, scratch)
+        return out.swapaxes(-1, -2) if turned else out
+
+    def pack(self, x: Array, name: str, scratch: Scratch) -> Array:
+        """Return x rounded as by `round`, in 16 bits for a device: float16, or bfloat16 as bits in uint16; in memory laid out like x."""
+        turned = x.strides[-1] > x.strides[-2]
+        x = x.swapaxes(-1, -2) if turned else x
+        if self.name == "float16":
+            out = scratch.take(f"packed {name}", x.shape, x, np.float16)
+            with np.errstate(over="ignore"):  # what is too large becomes infinite, and is found in the gradient
+                out[...] = x
+        else:
+            whole = x
+            if not x.flags.c_contiguous:  # one more pass, for views of attention's heads and the like
+                whole = scratch.take("whole", x.shape, x)
+                whole[...] = x
+            out = scratch.take(f"packed {name}", x.shape, x, np.uint16)
+            products.to_bfloat16(whole, out)
         return out.swapaxes(-1, -2) if turned else out
 
     def _round(self, x: Array, out: Array, scratch: Scratch) -> None:

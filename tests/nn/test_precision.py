@@ -86,21 +86,33 @@ MODELS = {
 }
 
 
+def inputs(kind):
+    """Return four rows for the model of that kind."""
+    random, shape = np.random.default_rng(3), (4, *MODELS[kind][1])
+    return random.integers(0, 11, shape) if kind == "attention" else random.standard_normal(shape).astype(np.float32)
+
+
+def gradients(kind, precision=None):
+    """Return the output and the gradient of one pass of training of the model of that kind."""
+    make, shape = MODELS[kind]
+    model = Model(make(), shape, seed=5)
+    if precision is not None:
+        model.round(precision)
+    model.context.train(seed=0, step=0, worker=0)
+    out = model.forward(inputs(kind)).copy()
+    model.backward(np.sin(np.arange(out.size, dtype=np.float32)).reshape(out.shape))
+    return out, model.arena.grad[: model.arena.n].copy()
+
+
 @pytest.mark.parametrize("name", PRECISIONS)
 @pytest.mark.parametrize("kind", MODELS)
 def test_gradients_are_near_those_of_float32_and_differ_only_when_training(kind, name):
     make, shape = MODELS[kind]
-    random = np.random.default_rng(3)
-    x = random.integers(0, 11, (4, *shape)) if kind == "attention" else random.standard_normal((4, *shape)).astype(np.float32)
+    x = inputs(kind)
     whole, half = Model(make(), shape, seed=5), Model(make(), shape, seed=5)
     half.round(PRECISIONS[name])
     np.testing.assert_array_equal(whole.forward(x), half.forward(x))
-    found = []
-    for model in (whole, half):
-        model.context.train(seed=0, step=0, worker=0)
-        out = model.forward(x).copy()
-        model.backward(np.sin(np.arange(out.size, dtype=np.float32)).reshape(out.shape))
-        found.append((out, model.arena.grad[: model.arena.n].copy()))
+    found = gradients(kind), gradients(kind, PRECISIONS[name])
     for one, other in zip(*found, strict=True):
         assert not np.array_equal(one, other)
         assert np.abs(one - other).max() < 25 * UNITS[name] * np.abs(one).max()
