@@ -22,6 +22,9 @@ from hpcml.sync.server.letters import CONTROL, Field, head
 REST = 1e-3
 """Seconds between two looks of the thread beside a rank that computes, whatever comes."""
 
+LOOKS = 4
+"""Looks in vain after which the thread takes a ring as answered: MPI's first look may only fetch what its second one finds."""
+
 YIELDS = 20
 """Looks of a rank that waits before it goes to sleep."""
 
@@ -41,7 +44,7 @@ class Post:
     """
 
     def __init__(self, mail: Mail, take: Callable[[int, np.ndarray], None], threaded: bool) -> None:
-        """Keep the box; `unrung` will count the letters that a waiting rank found before its bell rang."""
+        """Keep the box; `unrung` will count the letters that were found without a ring."""
         self.mail, self._take, self._threaded = mail, take, threaded
         self.waited = 0.0
         self.sent = self.taken = self.unrung = 0
@@ -114,11 +117,22 @@ class Post:
         """Let this rank's other thread look at what this one has done."""
         self.mail.bell.ring(self.mail.bell.name)
 
+    def _answer(self, looks: int) -> bool:
+        """Take letters until so many looks, one after the other, found none; return whether there was one."""
+        vain, came = 0, False
+        while vain < looks:
+            vain = 0 if self.turn() else vain + 1
+            came |= not vain
+        return came
+
     def _run(self) -> None:
         try:
             while not self._stop.wait(REST):
-                if self.mail.bell.wait_beside(self.mail.pause or REST) or not self._waits:
-                    self.turn()
+                pause = self.mail.pause
+                rung = self.mail.bell.wait_beside(pause or REST)
+                if rung or not self._waits:
+                    came = self._answer(LOOKS if rung else 1)
+                    self.unrung += came and pause > 0 and not rung
                     if self._waits:  # what the main thread waits for may have come with these letters
                         self._wake()
         except BaseException as error:  # the main thread must hear of it: a thread that dies in silence would hang the rank

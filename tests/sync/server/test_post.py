@@ -79,6 +79,37 @@ def test_letters_are_taken_beside_a_long_computation(on_every_rank):
         assert found == [5] or not able
 
 
+def test_a_ring_is_answered_although_the_first_look_finds_nothing(on_every_rank):
+    rounds = 10
+
+    def program(comm):
+        post, came = boxes(comm)
+        hear, take, lagging = post.mail.bell.wait_beside, post.mail.take, []
+
+        def hear_early(seconds):
+            heard = hear(seconds)
+            lagging.extend([True, True] if heard else [])
+            return heard
+
+        post.mail.bell.wait_beside = hear_early
+        post.mail.take = lambda: None if lagging and lagging.pop() else take()
+        post.begin()
+        for number in range(rounds):
+            comm.barrier()
+            time.sleep(2e-3)  # the thread has rested by now
+            send(post, (comm.rank + 1) % comm.size, 64, number)
+            end = time.monotonic() + 20
+            while comm.threaded and comm.size > 1 and len(came) <= number and time.monotonic() < end:
+                time.sleep(1e-4)
+        post.turn()
+        close(comm, post)
+        return len(came), post.unrung
+
+    for came, unrung in on_every_rank(program):
+        assert came == rounds
+        assert unrung <= rounds // 5
+
+
 def test_ranks_that_cannot_ring_each_other_look(on_every_rank):
     def program(comm):
         post, came = boxes(comm, threaded=False)
