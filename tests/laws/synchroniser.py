@@ -72,8 +72,12 @@ class SynchroniserLaws:
                 np.testing.assert_array_equal(asked.weights(), first)
             left_alone.steps(0, 7)
             np.testing.assert_array_equal(asked.weights(), left_alone.weights())
-            for name, x in asked.state().items():
-                np.testing.assert_array_equal(x, left_alone.state()[name], err_msg=str(name))
+            for (worker, name), x in asked.state().items():
+                expected = left_alone.state()[worker, name]
+                if name == "conits":  # who asks may find models farther apart than they were when they met: a measurement, no more
+                    assert x[0] >= expected[0]
+                    x, expected = x[1:], expected[1:]
+                np.testing.assert_array_equal(x, expected, err_msg=f"{name} of worker {worker}")
 
         on_every_rank(program)
 
