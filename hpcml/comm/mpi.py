@@ -19,6 +19,7 @@ from hpcml.arrays import Array, aligned, namespace, on_device
 from hpcml.arrays.pinned import settle
 from hpcml.comm import node
 from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows, is_short, reduce_wide
+from hpcml.comm.last_words import wait_until_read
 from hpcml.comm.mail import Mail, MpiMail
 from hpcml.comm.staging import Staging
 from hpcml.errors import CommError
@@ -256,6 +257,7 @@ class MpiCommunicator(Communicator):
         """End every process of the world at once with this exit code."""
         sys.stdout.flush()
         sys.stderr.flush()
+        wait_until_read()
         if outlives_ranks():  # nobody would hear of an Abort, nor of an exit code; of a death by signal all do
             os.kill(os.getpid(), signal.SIGKILL)
         self._mpi.COMM_WORLD.Abort(code)
