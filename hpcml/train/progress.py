@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar with rate and time left on a terminal, one plain line an epoch elsewhere; rank 0 only."""
+"""What a person sees of a run: on a terminal a bar, elsewhere a line an epoch and in long epochs more; rank 0 only."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from hpcml.train.trainer import Trainer
 
 
+QUIET = 60.0
+"""Seconds after which a log without a terminal gets a line within an epoch: who reads it asks whether the run still lives."""
+
+GROWTH = 0.05
+"""Of the time a run has taken, the least between two such lines, so that a run of days writes some hundreds."""
+
+
 class Progress(Hook):
     """Shows a run's progress on a stream, standard output unless another is given."""
 
@@ -25,6 +32,7 @@ class Progress(Hook):
         """Say what starts, and open the bar where there is a terminal."""
         self._told = 0
         self._epochs, self._started, self._rows = epochs, time.perf_counter(), 0
+        self._steps, self._due = 0, self._started + QUIET
         self._stream = self._stream or sys.stdout
         if trainer.comm.rank:
             self._told = len(trainer.notes)
@@ -35,10 +43,13 @@ class Progress(Hook):
             self._open_bar(trainer, epochs)
 
     def after_step(self, trainer: Trainer) -> None:
-        """Move the bar."""
+        """Move the bar; where there is none, write a line when nothing has been said for long."""
         self._rows += trainer.sampler.step_rows(trainer.position - 1)
+        self._steps += 1
         if self._bar is not None:
             self._bar.update(self._task, completed=trainer.count, rate=f"{self._rate():,.0f} rows/s")
+        elif trainer.comm.rank == 0 and time.perf_counter() >= self._due:
+            self._say_where(trainer)
 
     def after_epoch(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         """Write the epoch's line."""
@@ -47,6 +58,7 @@ class Progress(Hook):
         self._tell(trainer)
         shown = "  ".join(f"{name.replace('_', ' ')} {value:{_digits(value)}}" for name, value in metrics.items())
         self._write(f"epoch {trainer.epoch:>{len(str(self._epochs))}}/{self._epochs}  {shown}  {self._rate():,.0f} rows/s")
+        self._put_off()
 
     def after_run(self, trainer: Trainer) -> None:
         """Close the bar, and say how far the workers' models were apart."""
@@ -74,6 +86,17 @@ class Progress(Hook):
             self._write(f"note: {note}")
         self._told = len(trainer.notes)
 
+    def _say_where(self, trainer: Trainer) -> None:
+        """Write how far the run is, and how long the rest takes at its pace so far."""
+        total = self._epochs * trainer.sampler.steps
+        left = (total - trainer.count) * (time.perf_counter() - self._started) / self._steps
+        self._write(f"step {trainer.count:,} of {total:,}  {self._rate():,.0f} rows/s  {_duration(left)} left")
+        self._put_off()
+
+    def _put_off(self) -> None:
+        now = time.perf_counter()
+        self._due = now + max(QUIET, GROWTH * (now - self._started))
+
     def _rate(self) -> float:
         """Return rows a second since the run started, evaluation counted in."""
         return self._rows / max(time.perf_counter() - self._started, 1e-9)
@@ -94,6 +117,13 @@ class Progress(Hook):
         self._bar = Bar(*columns, console=Console(file=self._stream), transient=True)
         self._task = self._bar.add_task("training", total=epochs * trainer.sampler.steps, completed=trainer.count, rate="")
         self._bar.start()
+
+
+def _duration(seconds: float) -> str:
+    """Return a time for people: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _digits(value: float) -> str:
