@@ -32,9 +32,7 @@ def add_to(commands: Any) -> None:
         help="list: a line each; verify: check every file; digest: sha256 of the weights; export: the newest model for other programs",
     )
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
-    parser.add_argument(
-        "--out", metavar="FILE", help="of export: FILE.safetensors for weights, FILE.onnx for the model of a feed-forward run"
-    )
+    parser.add_argument("--out", metavar="FILE", help="of export: FILE.safetensors for weights, FILE.onnx for a graph that predicts")
     parser.set_defaults(run=run)
 
 

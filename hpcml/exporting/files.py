@@ -51,11 +51,21 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], told: Mapping[s
         ConfigError: if safetensors is not installed.
         ExportError: if the file cannot be written.
     """
+    library = package("safetensors.numpy")
+    write_whole(path, lambda partial: library.save_file(dict(tensors), partial, dict(told)))
+
+
+def package(name: str) -> Any:
+    """Return a package, or a module of one, that writes or reads files of that name.
+
+    Raises:
+        ConfigError: if it is not installed.
+    """
+    top = name.partition(".")[0]
     try:
-        from safetensors.numpy import save_file
+        return import_module(name)
     except ImportError as error:
-        raise ConfigError("safetensors files need the package safetensors (pip install 'hpcml[export]')") from error
-    write_whole(path, lambda partial: save_file(dict(tensors), partial, dict(told)))
+        raise ConfigError(f"{top} files need the package {top} ({error}): pip install 'hpcml[export]'") from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -80,17 +90,14 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise ConfigError("safetensors files need the package safetensors (pip install 'hpcml[export]')") from error
+    library = package("safetensors")
     with contextlib.suppress(ImportError):
         import_module("ml_dtypes")  # gives numpy bfloat16
     try:
-        with safe_open(path, "numpy") as file:
+        with library.safe_open(path, "numpy") as file:
             names: list[str] = file.keys()
             return {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError, TypeError, AttributeError) as error:  # the last two: a dtype that numpy has not
+    except (OSError, library.SafetensorError, TypeError, AttributeError) as error:  # the last two: a dtype that numpy has not
         hint = "; install ml_dtypes" if "float" in str(error) else ""
         raise ExportError(f"{path}: no readable safetensors file: {error}{hint}") from error
 

@@ -7,24 +7,16 @@ which a runtime takes out again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from hpcml.arrays import to_host
 from hpcml.errors import ExportError
+from hpcml.exporting import recurrent, tokens, units
+from hpcml.exporting.nodes import Graph
 from hpcml.nn import layers
 from hpcml.nn.layers.layer import Layer, Shape
-
-
-class Graph(Protocol):
-    """What nodes and constants are added to."""
-
-    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node and return the name of its output."""
-
-    def constant(self, name: str, array: Any) -> str:
-        """Add an array and return its name."""
 
 
 def chain(graph: Graph, row: Sequence[Layer], x: str) -> str:
@@ -41,16 +33,12 @@ def chain(graph: Graph, row: Sequence[Layer], x: str) -> str:
     return x
 
 
-def _parameter(graph: Graph, layer: Layer, key: str) -> str:
-    return graph.constant(layer.parameters[key].name, layer.parameters[key].data)
-
-
 def _dense(graph: Graph, layer: layers.Dense, x: str) -> str:
-    return graph.add("Add", graph.add("MatMul", x, _parameter(graph, layer, "weight")), _parameter(graph, layer, "bias"))
+    return graph.add("Add", graph.add("MatMul", x, graph.parameter(layer, "weight")), graph.parameter(layer, "bias"))
 
 
 def _bias(graph: Graph, layer: Layer, x: str) -> str:
-    return graph.add("Add", x, _parameter(graph, layer, "bias"))
+    return graph.add("Add", x, graph.parameter(layer, "bias"))
 
 
 def _channels_first(graph: Graph, shape: Shape, x: str) -> str:
@@ -62,7 +50,7 @@ def _channels_last(graph: Graph, shape: Shape, x: str) -> str:
     return graph.add("Transpose", x, perm=[0, *range(2, len(shape) + 1), 1])
 
 
-def _windows(layer: layers.Conv | layers.MaxPool | layers.AveragePool) -> dict[str, list[int]]:
+def _windows(layer: layers.Conv | layers.MaxPool | layers.AveragePool) -> dict[str, Any]:
     axes = len(layer.in_shape) - 1
     size, stride, padding = (list(pair[-axes:]) for pair in (layer.windows.size, layer.windows.stride, layer.windows.padding))
     return {"kernel_shape": size, "strides": stride, "pads": padding * 2}
@@ -72,7 +60,7 @@ def _conv(graph: Graph, layer: layers.Conv, x: str) -> str:
     weight = layer.parameters["weight"]
     inputs = [graph.constant(weight.name, np.moveaxis(to_host(weight.data), (-1, -2), (0, 1)))]
     if layer.bias:
-        inputs.append(_parameter(graph, layer, "bias"))
+        inputs.append(graph.parameter(layer, "bias"))
     x = _channels_first(graph, layer.in_shape, x)
     return _channels_last(graph, layer.in_shape, graph.add("Conv", x, *inputs, group=layer.groups, **_windows(layer)))
 
@@ -80,8 +68,7 @@ def _conv(graph: Graph, layer: layers.Conv, x: str) -> str:
 def _pool(graph: Graph, layer: layers.MaxPool | layers.AveragePool, x: str) -> str:
     largest = isinstance(layer, layers.MaxPool)
     if layer.size is None:
-        axes = graph.constant("axes", np.arange(1, len(layer.in_shape), dtype=np.int64))
-        return graph.add("ReduceMax" if largest else "ReduceMean", x, axes, keepdims=0)
+        return graph.add("ReduceMax" if largest else "ReduceMean", x, graph.whole(*range(1, len(layer.in_shape))), keepdims=0)
     counted = {} if largest else {"count_include_pad": 1}
     x = _channels_first(graph, layer.in_shape, x)
     return _channels_last(graph, layer.in_shape, graph.add("MaxPool" if largest else "AveragePool", x, **_windows(layer), **counted))
@@ -98,8 +85,15 @@ def _batch_norm(graph: Graph, layer: layers.BatchNorm, x: str) -> str:
 
 
 def _layer_norm(graph: Graph, layer: layers.LayerNorm, x: str) -> str:
-    inputs = (_parameter(graph, layer, "gain"), _parameter(graph, layer, "bias"))
+    inputs = (graph.parameter(layer, "gain"), graph.parameter(layer, "bias"))
     return graph.add("LayerNormalization", x, *inputs, axis=-1, epsilon=layer.epsilon)
+
+
+def _rms_norm(graph: Graph, layer: layers.RMSNorm, x: str) -> str:
+    """The operator of that name is younger than OPSET."""
+    square = graph.add("ReduceMean", graph.add("Mul", x, x), graph.whole(-1))
+    root = graph.add("Sqrt", graph.add("Add", square, graph.number(layer.epsilon)))
+    return graph.add("Mul", graph.add("Div", x, root), graph.parameter(layer, "gain"))
 
 
 def _gelu(graph: Graph, layer: layers.GELU, x: str) -> str:
@@ -111,8 +105,7 @@ def _silu(graph: Graph, layer: Layer, x: str) -> str:
 
 
 def _reshape(graph: Graph, layer: Layer, x: str) -> str:
-    """A length of 0 is that of the input: the rows stay as many as they are."""
-    return graph.add("Reshape", x, graph.constant("shape", np.array([0, *layer.out_shape], np.int64)))
+    return graph.shaped(x, *layer.out_shape)
 
 
 def _residual(graph: Graph, layer: layers.Residual, x: str) -> str:
@@ -150,7 +143,19 @@ OPERATORS: dict[type[Layer], Callable[[Graph, Any, str], str]] = {
     layers.Flatten: _reshape,
     layers.Reshape: _reshape,
     layers.Dropout: _same,
-    layers.Sequential: lambda graph, layer, x: chain(graph, layer.layers, x),
+    layers.RestrictedBoltzmann: units.restricted_boltzmann,
+    layers.SelfOrganisingMap: units.self_organising_map,
+    layers.Hopfield: units.hopfield,
+    **dict.fromkeys(recurrent.ORDER, recurrent.recurrent),
+    layers.RMSNorm: _rms_norm,
+    layers.Embedding: tokens.embedding,
+    layers.NGrams: tokens.n_grams,
+    layers.Recall: tokens.recall,
+    layers.Positions: tokens.positions,
+    layers.TiedHead: tokens.tied_head,
+    layers.Rotary: tokens.rotary,
+    layers.DotProduct: tokens.dot_product,
+    **dict.fromkeys((layers.Sequential, layers.Attention), lambda graph, layer, x: chain(graph, layer.layers, x)),
     layers.Recompute: lambda graph, layer, x: chain(graph, layer.blocks, x),
     layers.Residual: _residual,
     layers.Parallel: _parallel,

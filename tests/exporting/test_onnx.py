@@ -9,35 +9,60 @@ from hpcml.errors import ExportError
 from hpcml.exporting import export_onnx
 from hpcml.nn import (
     GELU,
+    GRU,
+    LSTM,
+    RNN,
+    Attention,
     AveragePool,
     BatchNorm,
     Bias,
     Conv,
     Dense,
+    DotProduct,
     Dropout,
+    Embedding,
     Flatten,
+    Hopfield,
     LayerNorm,
     MaxPool,
     Model,
+    NGrams,
     Parallel,
+    Positions,
+    Recall,
     Recompute,
     ReLU,
     Reshape,
     Residual,
+    RestrictedBoltzmann,
+    RMSNorm,
+    Rotary,
     Sequential,
     Sigmoid,
     SiLU,
     Softmax,
     Tanh,
     autoencoder,
+    hopfield,
     lenet,
     linear,
     lstm,
     mlp,
+    rbm,
     resnet,
+    som,
     transformer,
 )
+from hpcml.nn.layers.chain import numbered, walk
 from hpcml.nn.layers.layer import Layer
+from hpcml.nn.layers.lookup import Lookup
+
+
+def signed(model):
+    """The model with numbers of both signs where all were zero."""
+    model.arena.data[:] = np.random.default_rng(5).choice([-1, 1], model.arena.n)
+    return model
+
 
 MODELS = {
     "linear": lambda: linear(5, 3),
@@ -47,6 +72,16 @@ MODELS = {
     "lenet": lambda: lenet((8, 8, 3), [4, 6], [10], 5),
     "lenet of flat rows": lambda: lenet((8, 8, 1), [4, 6], [10], 5, (64,)),
     "resnet": lambda: resnet((8, 8, 3), [4, 6], 1, 5),
+    "lstm": lambda: lstm((4, 3), [5, 6], 2),
+    "lstm of flat rows": lambda: lstm((4, 3), [5], 2, (12,)),
+    "transformer": lambda: transformer(9, layers=2, width=8, heads=2, context=7, vocabulary=11),
+    "transformer as in jobs/text.toml": lambda: transformer(
+        *(70,), layers=1, width=24, heads=2, vocabulary=5, rotary=True, recompute=True, ngrams=[2, 3, 90], buckets=50, recall=[1, 2, 4]
+    ),
+    "one token": lambda: transformer(2, layers=1, width=4, heads=1, vocabulary=5, ngrams=[2], recall=[2]),
+    "som": lambda: som(5, [3, 2]),
+    "rbm": lambda: rbm((2, 3), 4, highest=4.0),
+    "hopfield": lambda: signed(hopfield(7, sweeps=3, highest=4.0)),
     "recomputed": lambda: Model([Recompute(Dense(4), Dense(4))], (4,)),
     "branches summed": lambda: Model([Parallel(Dense(4), Sequential(Dense(3), ReLU(), Dense(4)))], (5,)),
     "branches joined": lambda: Model([Parallel(Conv(2, 1), Conv(3, 1), concatenate=True)], (4, 4, 2)),
@@ -67,6 +102,16 @@ LAYERS: dict[str, tuple[tuple[int, ...], list[Layer]]] = {
     "dense at positions": ((3, 5), [Dense(4, positions=True)]),
     "bias": ((3, 5), [Bias()]),
     "layer norm": ((3, 5), [LayerNorm()]),
+    "rms norm": ((3, 5), [RMSNorm(1e-3)]),
+    "rnn": ((4, 3), [RNN(5)]),
+    "rnn, all states": ((4, 3), [RNN(5, sequence=True), RNN(2, sequence=True)]),
+    "lstm, all states": ((4, 3), [LSTM(5, sequence=True)]),
+    "gru": ((4, 3), [GRU(5)]),
+    "gru, all states": ((4, 3), [GRU(5, sequence=True), GRU(2, sequence=True)]),
+    "positions": ((4, 3), [Positions()]),
+    "rotary": ((6, 24), [Rotary(2)]),
+    "attention": ((5, 8), [Attention(8, 2)]),
+    "attention, causal with angles": ((5, 8), [Attention(8, 2, causal=True, rotary=True, dropout=0.1)]),
     "batch norm of rows": ((5,), [BatchNorm()]),
     "batch norm of images": ((4, 4, 5), [BatchNorm(epsilon=1e-3)]),
     "conv": ((7, 6, 3), [Conv(4, 3)]),
@@ -93,6 +138,17 @@ def ran(path, rows):
     return session.run(["outputs"], {"rows": rows})[0]
 
 
+def rows_for(model, count):
+    """Tokens for a model of tokens, numbers for others."""
+    random = np.random.default_rng(count)
+    lookup = next((layer for _, layer in walk(numbered(model.layers)) if isinstance(layer, Lookup)), None)
+    if lookup is not None:
+        return random.integers(0, lookup.vocabulary, (count, *model.shape))
+    if isinstance(model.layers[-1], (Hopfield, RestrictedBoltzmann)):
+        return random.uniform(0, 4, (count, *model.shape)).astype(np.float32)
+    return random.standard_normal((count, *model.shape)).astype(np.float32)
+
+
 def stirred(model, seed=3):
     """The model with other numbers everywhere; variances stay positive."""
     random = np.random.default_rng(seed)
@@ -109,7 +165,7 @@ def test_the_runtime_predicts_what_the_model_predicts_for_any_number_of_rows(nam
     onnx.checker.check_model(made, full_check=True)
     assert {p.key: p.value for p in made.metadata_props} == {"step": "3"}
     for count in (1, 5):
-        rows = np.random.default_rng(count).standard_normal((count, *model.shape)).astype(np.float32)
+        rows = rows_for(model, count)
         expected = model.forward(rows.copy()).copy()
         assert np.ptp(expected) > 0
         np.testing.assert_allclose(ran(tmp_path / "model.onnx", rows), expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max()))
@@ -128,19 +184,50 @@ class Odd(ReLU):
     """A user's layer that is no ReLU."""
 
 
-@pytest.mark.parametrize(
-    ("make", "name"),
-    [
-        (lambda: lstm((4, 3), [5], 2), "LSTM"),
-        (lambda: transformer(9, layers=1, width=8, heads=2), "Embedding"),
-        (lambda: Model([Residual(Dense(3), Odd())], (3,)), "Odd"),
-    ],
-)
-def test_a_layer_without_operators_is_refused_by_name_and_nothing_is_written(make, name, tmp_path):
+def test_a_layer_without_operators_is_refused_by_name_and_nothing_is_written(tmp_path):
     pytest.importorskip("onnx", reason="onnx is not installed; pip install onnx to export graphs")
-    with pytest.raises(ExportError, match=f"does not know the layer {name}; it knows .*Conv.*safetensors"):
-        export_onnx(make(), tmp_path / "model.onnx")
+    with pytest.raises(ExportError, match=r"does not know the layer Odd; it knows .*Conv.*safetensors"):
+        export_onnx(Model([Residual(Dense(3), Odd())], (3,)), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_padding_is_seen_by_nobody_and_who_sees_nothing_gets_zeros(causal, tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed; pip install onnx to export graphs")
+    model = stirred(Model([Embedding(7, 24, padding=0), DotProduct(2, causal=causal)], (6,)))
+    export_onnx(model, tmp_path / "model.onnx")
+    tokens = np.array([[1, 2, 3, 4, 5, 6], [3, 3, 1, 0, 0, 0], [0, 0, 2, 0, 5, 1], [0, 0, 0, 0, 0, 0]])
+    found = ran(tmp_path / "model.onnx", tokens)
+    np.testing.assert_allclose(found, model.forward(tokens), rtol=1e-5, atol=1e-6)
+    assert not found[3].any()
+    assert found[:3].any()
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+@pytest.mark.parametrize(("kind", "options"), [(Embedding, ()), (NGrams, ([2], 7)), (Recall, ([1],))])
+def test_a_token_outside_the_vocabulary_is_an_error_in_the_runtime_too(kind, options, wrong, tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed; pip install onnx to export graphs")
+    export_onnx(Model([kind(5, 4, *options)], (3,)), tmp_path / "model.onnx")
+    with pytest.raises(Exception, match="out of data bounds"):
+        ran(tmp_path / "model.onnx", np.array([[0, 1, wrong]]))
+
+
+@pytest.mark.parametrize("make", [rbm, hopfield])
+def test_a_row_that_is_no_unit_between_off_and_on_gives_no_numbers(make, tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed; pip install onnx to export graphs")
+    export_onnx(make(3, 1, highest=2.0), tmp_path / "model.onnx")
+    found = ran(tmp_path / "model.onnx", np.array([[0, 2, 1], [0, 3, 1], [-1, 0, 0]], np.float32))
+    np.testing.assert_array_equal(np.isnan(found).all(axis=1), [False, True, True])
+
+
+def test_tokens_that_come_as_numbers_are_whole_or_an_error(tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed; pip install onnx to export graphs")
+    model = Model([ReLU(), Embedding(5, 4)], (3,))
+    export_onnx(model, tmp_path / "model.onnx")
+    rows = np.array([[0, 4, 2]], np.float32)
+    np.testing.assert_array_equal(ran(tmp_path / "model.onnx", rows), model.forward(rows.copy()))
+    with pytest.raises(Exception, match="out of data bounds"):
+        ran(tmp_path / "model.onnx", rows + np.float32(0.25))
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):

@@ -12,6 +12,11 @@ BASE = 10_000.0
 """The slowest pair of numbers turns once in 2 pi times about this many positions."""
 
 
+def angles(positions: int, half: int) -> np.ndarray:
+    """Return by how much each position turns each pair of a head's numbers, (T, e / 2) float64."""
+    return np.arange(positions)[:, None] * BASE ** -(np.arange(half) / half)
+
+
 class Rotary(Layer):
     """Turn the queries and keys of each head by angles in proportion to their position: (B, T, 3 d) -> (B, T, 3 d), values as they are.
 
@@ -34,7 +39,7 @@ class Rotary(Layer):
         if len(shape) != 2 or self.heads < 1 or shape[1] % (6 * self.heads):
             raise ShapeError(f"Rotary of {self.heads} heads takes rows (T, 3 d) with d a multiple of {2 * self.heads}, got {shape}")
         half = shape[1] // (6 * self.heads)
-        self._angles = np.arange(shape[0])[:, None] * BASE ** -(np.arange(half) / half)
+        self._angles = angles(shape[0], half)
         return shape, {}
 
     def forward(self, x: Array) -> Array:
