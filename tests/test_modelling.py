@@ -81,6 +81,7 @@ def test_rows_of_another_size_are_drawn_against_the_shape(config):
         (["model.name=som", "model.outputs=0", "model.grid=[3]", "model.kept=1.0"], "model.kept is 1.0; it must be below 1"),
         (["model.name=hopfield"], 'model.outputs is 3, but a "hopfield" gives back as many numbers as a row has'),
         (["model.name=hopfield", "model.outputs=0", "train.loss=hinge"], 'train.loss = "hinge" says nothing about a "hopfield"'),
+        (["train.loss=huber", "train.delta=0.0"], "train.delta is 0.0; it must be above 0"),
         (["train.loss=huber", "train.margin=2.0"], 'train.margin means nothing to "huber"'),
         (["train.loss=softmax-cross-entropy", "train.label_smoothing=1.0"], "train.label_smoothing is 1.0; it must be below 1"),
         (["train.class_weights=[1.0, -1.0]"], r"train.class_weights is \[1.0, -1.0\]; each number must be finite and 0 or more"),

@@ -60,7 +60,6 @@ _RANGES = {
     "model.halving": 1,
     "model.kept": 0,
     "train.label_smoothing": 0,
-    "train.delta": 0,
     "train.margin": 0,
     "optimizer.rate": 0,
     "optimizer.clip": 0,
@@ -85,6 +84,9 @@ _BELOW_ONE = (
 """Keys that are a share: of old gradients, whose sums grow without end from 1 on, of a target, or of what is dropped."""
 
 
+_ABOVE_ZERO = ("model.highest", "train.delta")
+
+
 def require_ranges(config: Config, path: str) -> None:
     """Raise ConfigError, naming the file and the key, for a value out of range or values that contradict each other."""
     flat = config.flat()
@@ -96,6 +98,8 @@ def require_ranges(config: Config, path: str) -> None:
             raise ConfigError(f"{path}: {key} is {value}; it must be finite")
         if key in _BELOW_ONE and not value < 1:
             raise ConfigError(f"{path}: {key} is {value}; it must be below 1")
+        if key in _ABOVE_ZERO and not value > 0:
+            raise ConfigError(f"{path}: {key} is {value}; it must be above 0")
     for key in ("model.hidden", "model.shape", "model.channels", "model.grid"):
         if any(length < 1 for length in flat[key]):
             raise ConfigError(f"{path}: {key} is {flat[key]}; each number must be 1 or more")
@@ -258,5 +262,3 @@ def _own_rule_contradictions(config: Config) -> Iterator[str]:
         yield f'train.loss = "{config.train.loss}" says nothing about a "{keys.name}", which gives rows back; leave it out'
     if keys.name == "rbm" and len(keys.hidden) > 1:
         yield f"model.hidden is {keys.hidden}, but an rbm has one layer of hidden units; give one number"
-    if not keys.highest > 0:
-        yield f"model.highest is {keys.highest}; it must be above 0"

@@ -74,6 +74,11 @@ class Context:
         """Let the next forward be one of evaluation: nothing random, running statistics instead of the batch's."""
         self.training = False
 
+    @property
+    def taken(self) -> bool:
+        """Return whether a model has made this its own."""
+        return self.finish is not _nobody_listens
+
     def random(self, purpose: str, layer: int) -> np.random.Generator:
         """Return the random numbers of layer number `layer` in this pass, the same on any rank and in a pass that is repeated."""
         return stream(self.seed, purpose, self.step, self.worker, self.part, layer)

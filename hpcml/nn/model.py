@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from hpcml.arrays import Array, Device, namespace, stream
 from hpcml.errors import ConfigError, ShapeError
+from hpcml.nn import values
 from hpcml.nn.announcer import Announcer, Ready
 from hpcml.nn.arena import Arena
 from hpcml.nn.context import Context
@@ -50,13 +52,18 @@ class Model:
         Raises:
             ShapeError: if a layer cannot take what the one before gives; the message draws the layers with their shapes.
         """
-        if isinstance(shape, int):
-            raise ShapeError(f"a model's rows have the shape {shape}, not a tuple; write ({shape},)")
+        if isinstance(layers, Layer) or not isinstance(layers, Iterable):
+            raise ShapeError(f"a model takes a list of layers, got {layers!r}; write [layer, ...]")
+        if not isinstance(shape, (tuple, list)):
+            raise ShapeError(f"a model's rows have the shape {shape!r}, not a tuple; write ({shape},)")
+        if not isinstance(device, (Device, NoneType)):
+            raise ShapeError(f"a model's device is {device!r}; leave it out, or give a device, such as hpcml.arrays.Device(0)")
         self.layers, self.shape, self.context = list(layers), tuple(shape), Context()
         self.outputs = declare_chain(self.layers, self.shape)
         tree = dict(walk(numbered(self.layers)))
         _require_single(tree)
         trained, running = _declared(tree)
+        self._tokens, self._rows = any(layer.takes_tokens for layer in tree.values()), -1
         self.rows_at_once = _rows_at_once(tree.values())
         self.arena = Arena(
             {name: size for name, (size, _) in trained.items()}, dtype, device, {name: s.shape for name, s in running.items()}
@@ -69,6 +76,7 @@ class Model:
 
     def initialise(self, seed: int, inits: dict[str, Init]) -> None:
         """Overwrite the parameters with their first values for this seed."""
+        values.whole("a model's seed", seed, 0)
         first = np.empty(self.arena.n, self.arena.dtype)
         for number, p in enumerate(self.arena):
             first[p.span] = inits[p.name](stream(seed, "init", number), p.shape).reshape(-1)
@@ -109,10 +117,14 @@ class Model:
         """Return the predictions for B rows; they are overwritten by the next forward.
 
         Raises:
-            ShapeError: if the rows have another shape than the model's, which numpy might stretch without a word.
+            ShapeError: if the rows have another shape than the model's, which numpy might stretch without a word, or another dtype.
         """
+        values.array("the model's rows", x, "fiu" if self._tokens else "f")
+        if not self._tokens and x.dtype != self.arena.dtype:
+            raise ShapeError(f"the model's rows are {self.arena.dtype}, got {x.dtype}; write x.astype({self.arena.dtype.name!r})")
         if x.shape[1:] != self.shape or not x.shape:
             raise ShapeError(f"the model takes rows (B, {', '.join(map(str, self.shape))}), got an array of shape {x.shape}")
+        self._rows = len(x)
         return forward_chain(self.layers, x)
 
     def backward(self, slope: Array, ready: Ready = ignore) -> None:
@@ -121,7 +133,14 @@ class Model:
         Args:
             slope: (B, *outputs).
             ready: called with each span of the gradient as soon as it is final, from the end of the vector to its start.
+
+        Raises:
+            ShapeError: unless the slope is that of the predictions of the last forward, in shape and dtype.
         """
+        values.array("the predictions' slope", slope)
+        if slope.shape != (self._rows, *self.outputs) or slope.dtype != self.arena.dtype:
+            last = f"{(self._rows, *self.outputs)} {self.arena.dtype}" if self._rows >= 0 else "none, since there was no forward yet"
+            raise ShapeError(f"the predictions' slope is {slope.shape} {slope.dtype}, the last predictions are {last}")
         self._announcer.begin(ready)
         backward_chain(self.layers[self._first :], slope)
 
@@ -176,6 +195,8 @@ def _require_single(tree: dict[str, Layer]) -> None:
     for path, layer in tree.items():
         if id(layer) in seen:
             raise ShapeError(f"{path[:-1]} is the layer {seen[id(layer)]} again; a layer stands once, share weights by Tied")
+        if layer.context.taken:
+            raise ShapeError(f"{path[:-1]} is a layer of another model, which would lose its parameters; make a new one")
         seen[id(layer)] = path[:-1]
 
 

@@ -275,12 +275,9 @@ def _held(model):
 REFUSED = {
     "Embedding takes rows of tokens": lambda: Model([nn.Embedding(3, 2)], (2, 2)),
     "context is 4 tokens, rows have 3": lambda: Model([nn.Embedding(3, 2, context=4)], (3,)),
-    "attention of 4 heads takes rows": lambda: Model([nn.Attention(6, 4)], (3, 6)),
     "takes vectors of the embedding's 2 numbers": lambda: Model(
         [e := nn.Embedding(3, 2), nn.Dense(4, positions=True), nn.TiedHead(e)], (3,)
     ),
-    "Dropout's probability is 1": lambda: nn.Dropout(1),
-    "BatchNorm's momentum is -1": lambda: nn.BatchNorm(-1),
     "Positions takes rows of shape": lambda: Model([nn.Positions()], (3,)),
 }
 

@@ -116,23 +116,3 @@ def test_a_number_that_no_unit_can_hold_is_named_with_its_row(model, rows, wrong
 def test_rows_of_several_axes_are_refused_with_the_remedy(name):
     with pytest.raises(ShapeError, match=r"takes rows of one axis, got rows of shape \(2, 3\); put Flatten\(\) before it"):
         Model([LAYERS[name]()], (2, 3))
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: RestrictedBoltzmann(0), "0 hidden units and 1 Gibbs steps"),
-        (lambda: RestrictedBoltzmann(3, 0), "3 hidden units and 0 Gibbs steps"),
-        (lambda: RestrictedBoltzmann(3, highest=0.0), "highest number is 0.0; it must be above 0"),
-        (lambda: Hopfield(0), "sweeps 0 times"),
-        (lambda: Hopfield(highest=-1.0), "highest number is -1.0"),
-        (lambda: SelfOrganisingMap([]), r"grid \[\]"),
-        (lambda: SelfOrganisingMap([3, 0]), r"grid \[3, 0\]"),
-        (lambda: SelfOrganisingMap([3], kept=1.0), "kept 1.0"),
-        (lambda: SelfOrganisingMap([3], halving=0), "halving 0"),
-        (lambda: SelfOrganisingMap([3], radius=-1.0), "radius -1.0"),
-    ],
-)
-def test_sizes_that_cannot_be_are_refused(make, words):
-    with pytest.raises(ShapeError, match=words):
-        make()

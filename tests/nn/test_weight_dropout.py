@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from hpcml import nn
 from hpcml.arrays import stream
-from hpcml.errors import ShapeError
 from hpcml.nn.layers import attention
 from hpcml.nn.layers.chain import numbered, walk
 from tests.nn.torching import close, torch
@@ -121,9 +120,3 @@ def _number_leaves(model):
     """Number layers without those that hold others, of which one model has more."""
     for number, layer in enumerate(layer for _, layer in walk(numbered(model.layers)) if not layer.children):
         layer.number = number
-
-
-@pytest.mark.parametrize("probability", [-0.1, 1.0])
-def test_a_probability_that_cannot_be_is_refused(probability):
-    with pytest.raises(ShapeError, match=f"attention's dropout is {probability}; it must be 0 or more and below 1"):
-        nn.Attention(4, 2, dropout=probability)

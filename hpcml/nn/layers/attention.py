@@ -17,9 +17,9 @@ import numpy as np
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers.composite import Sequential
 from hpcml.nn.layers.dense import Dense
-from hpcml.nn.layers.dropout import share
 from hpcml.nn.layers.layer import Built, Init, Layer, Shape, normal
 from hpcml.nn.layers.rotary import Rotary
 from hpcml.nn.layers.weight_dropout import Tile, WeightDropout
@@ -56,6 +56,11 @@ class Attention(Sequential):
             init: of the first projection; normal numbers of deviation 0.02 when left out.
             init_out: of the projection back; like `init` when left out.
         """
+        values.whole("Attention's width", width)
+        if width % values.whole("Attention's number of heads", heads):
+            raise ShapeError(f"Attention's width is {width}, which is no multiple of its {heads} heads")
+        if values.flag("Attention's rotary", rotary) and width % (2 * heads):
+            raise ShapeError(f"Attention's width is {width}, no multiple of {2 * heads}: rotary turns pairs of numbers of each head")
         first = init or normal(0.02)
         inside = [*([Rotary(heads)] if rotary else []), DotProduct(heads, causal=causal, dropout=dropout)]
         super().__init__(Dense(3 * width, first, positions=True), *inside, Dense(width, init_out or first, positions=True))
@@ -70,13 +75,13 @@ class DotProduct(Layer):
     def __init__(self, heads: int, *, causal: bool = False, dropout: float = 0.0) -> None:
         """Cut d into h = `heads` parts that are mixed each on its own; training drops weights with a probability, see WeightDropout."""
         super().__init__()
-        self.dropout = share("attention's dropout", dropout)
-        self.heads, self.causal = heads, causal
+        self.dropout = values.part("attention's dropout", dropout)
+        self.heads, self.causal = values.whole("attention's number of heads", heads), values.flag("attention's causal", causal)
         self._mask: Array = None
 
     def build(self, shape: Shape) -> Built:
         """Return (T, d) and no parameters."""
-        if len(shape) != 2 or self.heads < 1 or shape[1] % (3 * self.heads):
+        if len(shape) != 2 or shape[1] % (3 * self.heads):
             raise ShapeError(f"attention of {self.heads} heads takes rows (T, 3 d) with d a multiple of {self.heads}, got {shape}")
         return (shape[0], shape[1] // 3), {}
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Layer, Running, Shape, ones, zeros
 from hpcml.nn.workspace import pieces
 
@@ -37,9 +38,8 @@ class BatchNorm(Layer):
             synchronised: take the statistics over all workers' rows; needs the strategy `EveryStep`.
         """
         super().__init__()
-        if not 0 <= momentum < 1:
-            raise ShapeError(f"BatchNorm's momentum is {momentum}; it must be 0 or more and below 1")
-        self.momentum, self.epsilon, self.synchronised = momentum, epsilon, synchronised
+        self.momentum, self.epsilon = values.part("BatchNorm's momentum", momentum), values.small("BatchNorm's epsilon", epsilon)
+        self.synchronised = values.flag("BatchNorm's synchronised", synchronised)
         self._batch = False
 
     def build(self, shape: Shape) -> Built:

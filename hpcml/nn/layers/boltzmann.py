@@ -9,8 +9,9 @@ import numpy as np
 
 from hpcml.arrays import Array, aligned, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Layer, Shape, normal, zeros
-from hpcml.nn.layers.ranges import require_highest, require_range
+from hpcml.nn.layers.ranges import require_range
 
 _HOST = aligned(1, np.float32)
 """Says that a buffer lives in host memory."""
@@ -39,10 +40,9 @@ class RestrictedBoltzmann(Layer):
             ShapeError: for numbers that cannot be.
         """
         super().__init__()
-        if min(hidden, steps) < 1:
-            raise ShapeError(f"RestrictedBoltzmann has {hidden} hidden units and {steps} Gibbs steps; both must be 1 or more")
-        require_highest("RestrictedBoltzmann", highest)
-        self.hidden, self.steps, self.highest = hidden, steps, highest
+        self.hidden = values.whole("RestrictedBoltzmann's number of hidden units", hidden)
+        self.steps = values.whole("RestrictedBoltzmann's number of Gibbs steps", steps)
+        self.highest = values.positive("RestrictedBoltzmann's highest number", highest)
 
     def build(self, shape: Shape) -> Built:
         """Return the same shape, and the parameters weight (d, h), visible (d,) and hidden (h,), the biases."""

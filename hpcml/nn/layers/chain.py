@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from hpcml.arrays import Array
 from hpcml.errors import ShapeError
 from hpcml.nn.layers.layer import Layer, Running, Shape, Tied
+from hpcml.nn.values import is_whole
 
 
 def declare_chain(layers: Sequence[Layer], shape: Shape) -> Shape:
@@ -22,9 +21,7 @@ def declare_chain(layers: Sequence[Layer], shape: Shape) -> Shape:
     require_sizes("rows have", shape)
     drawn, before = [f"input {shape}"], True
     for number, layer in enumerate(layers):
-        if not isinstance(layer, Layer):
-            hint = f"write {layer.__name__}(...)" if isinstance(layer, type) else "give a Layer, such as ReLU()"
-            raise ShapeError(f"layer {number} is {layer!r}, not a layer; {hint}")
+        require_layer(f"layer {number}", layer)
         name = type(layer).__name__
         try:
             shape = _declared(layer, shape)
@@ -42,9 +39,24 @@ def _declared(layer: Layer, shape: Shape) -> Shape:
     out, name = layer.declare(shape), type(layer).__name__
     require_sizes(f"{name} gives", out)
     for key, value in layer.declared.items():
-        if not isinstance(value, Tied):
-            require_sizes(f"{name} has a parameter {key!r} of", value.shape if isinstance(value, Running) else value[0])
+        if isinstance(value, Tied):
+            continue
+        size, init = (value.shape, value.init) if isinstance(value, Running) else value
+        require_sizes(f"{name} has a parameter {key!r} of", size)
+        if not callable(init):
+            hint = "give a function of random numbers and a shape, such as normal(0.02); the number of inputs it sees itself"
+            raise ShapeError(f"{name} would take the first values of {key!r} from {init!r}; {hint}")
     return out
+
+
+def require_layer(what: str, layer: object) -> None:
+    """Raise ShapeError, saying what to write, unless this is a layer."""
+    if isinstance(layer, Layer):
+        return
+    hint = f"write {layer.__name__}(...)" if isinstance(layer, type) else "give a Layer, such as ReLU()"
+    if isinstance(layer, (list, tuple)):
+        hint = "give the layers one after the other, or write Sequential(*layers)"
+    raise ShapeError(f"{what} is {layer!r}, not a layer; {hint}")
 
 
 def require_sizes(what: str, shape: Shape) -> None:
@@ -53,7 +65,7 @@ def require_sizes(what: str, shape: Shape) -> None:
     Raises:
         ShapeError: if one is not.
     """
-    if not all(isinstance(size, (int, np.integer)) and size > 0 for size in shape):
+    if not all(is_whole(size) and size > 0 for size in shape):
         raise ShapeError(f"{what} the shape {tuple(shape)}; each size is a whole number of at least 1")
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
-from hpcml.nn.layers.chain import backward_chain, declare_chain, forward_chain, numbered
+from hpcml.nn import values
+from hpcml.nn.layers.chain import backward_chain, declare_chain, forward_chain, numbered, require_layer
 from hpcml.nn.layers.layer import Built, Layer, Shape
 
 
@@ -55,8 +56,10 @@ class Residual(Layer):
 
     def build(self, shape: Shape) -> Built:
         """Return the shape that f gives and no parameters of its own."""
-        out = declare_chain(self.layers, shape)
-        straight = self.projection.declare(shape) if self.projection else shape
+        out, straight = declare_chain(self.layers, shape), shape
+        if self.projection:
+            require_layer("the projection", self.projection)
+            straight = self.projection.declare(shape)
         if out != straight:
             hint = "mend the projection" if self.projection else "give a projection, or layers that keep the shape"
             raise ShapeError(f"Residual adds rows of shape {straight} and {out}; {hint}")
@@ -89,7 +92,7 @@ class Parallel(Layer):
     def __init__(self, *branches: Layer, concatenate: bool = False) -> None:
         """Hold at least one branch, such as a Sequential."""
         super().__init__()
-        self.branches, self.concatenate = list(branches), concatenate
+        self.branches, self.concatenate = list(branches), values.flag("Parallel's concatenate", concatenate)
         self._edges: list[int] = []
 
     @property
@@ -101,6 +104,8 @@ class Parallel(Layer):
         """Return the common shape, its last axis the sum of all where joined, and no parameters of its own."""
         if not self.branches:
             raise ShapeError("Parallel needs at least one branch")
+        for number, branch in enumerate(self.branches):
+            require_layer(f"branch {number}", branch)
         shapes = [branch.declare(shape) for branch in self.branches]
         compared = {(len(s), s[:-1]) for s in shapes} if self.concatenate else set(shapes)
         if len(compared) > 1:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers import winograd
 from hpcml.nn.layers.layer import Built, Init, Layer, Shape, he_normal, zeros
 from hpcml.nn.layers.patches import Patches, Windows
@@ -51,7 +52,8 @@ class Conv(Layer):
             init: of the weights (size..., C / g, k); the bias starts at zero.
         """
         super().__init__()
-        self.outputs, self.groups, self.bias, self.init = outputs, groups, bias, init
+        self.outputs, self.groups = values.whole("Conv's number of outputs", outputs), values.whole("Conv's number of groups", groups)
+        self.bias, self.init = values.flag("Conv's bias", bias), init
         self._asked: dict[str, Any] = {"size": size, "stride": stride, "padding": padding}
         self._made: tuple[Any, ...] | None = None
 
@@ -59,7 +61,7 @@ class Conv(Layer):
         """Return the shape of the output and the parameters weight (size..., C / g, k) and, if asked for, bias (k,)."""
         self.windows = Windows.on(shape, "Conv", **self._asked)
         channels, axes = shape[-1], len(shape) - 1
-        if self.groups < 1 or channels % self.groups or self.outputs % self.groups:
+        if channels % self.groups or self.outputs % self.groups:
             raise ShapeError(f"Conv: {self.groups} groups must divide {channels} input channels and {self.outputs} outputs")
         weight = (*self.windows.size[-axes:], channels // self.groups, self.outputs)
         self._out = (*self.windows.counts[-axes:], self.outputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Init, Layer, Shape, he_normal, zeros
 
 
@@ -21,7 +22,8 @@ class Dense(Layer):
             positions: take rows of several axes and multiply along the last one; else they are refused, as they mostly want Flatten.
         """
         super().__init__()
-        self.outputs, self.init, self.positions = outputs, init, positions
+        self.outputs, self.init = values.whole("Dense's number of outputs", outputs), init
+        self.positions = values.flag("Dense's positions", positions)
 
     def build(self, shape: Shape) -> Built:
         """Return (k,), behind the positions if any, and the parameters weight (d, k) and bias (k,)."""

@@ -5,16 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from hpcml.arrays import Array, aligned, namespace
-from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Layer, Shape
 from hpcml.nn.workspace import PIECE
-
-
-def share(what: str, probability: float) -> float:
-    """Return a probability of dropping, or raise ShapeError unless it is 0 or more and below 1."""
-    if not 0 <= probability < 1:
-        raise ShapeError(f"{what} is {probability}; it must be 0 or more and below 1")
-    return probability
 
 
 class Dropout(Layer):
@@ -34,7 +27,7 @@ class Dropout(Layer):
             ShapeError: for another probability.
         """
         super().__init__()
-        self.probability = share("Dropout's probability", probability)
+        self.probability = values.part("Dropout's probability", probability)
         self._kept: Array = None
 
     def build(self, shape: Shape) -> Built:

@@ -9,6 +9,7 @@ import numpy as np
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Init, Layer, Shape, Tied, normal
 from hpcml.nn.layers.lookup import Lookup
 
@@ -33,7 +34,9 @@ class Embedding(Lookup):
             init: of the table.
         """
         super().__init__(vocabulary, width, vocabulary, 1, context, init)
-        self.padding = padding
+        self.padding = None if padding is None else values.whole("Embedding's padding", padding, 0)
+        if padding is not None and padding >= vocabulary:
+            raise ShapeError(f"Embedding's padding is {padding}, no token of the vocabulary 0 to {vocabulary - 1}")
 
     def find(self, tokens: Array) -> Array:
         """Return the tokens, and mark which are no padding."""
@@ -81,6 +84,8 @@ class TiedHead(Layer):
     def __init__(self, embedding: Embedding) -> None:
         """Share the table of an embedding of the same model."""
         super().__init__()
+        if not isinstance(embedding, Embedding):
+            raise ShapeError(f"TiedHead shares the table of an Embedding, got {embedding!r}; give the Embedding of the same model")
         self.embedding = embedding
 
     def build(self, shape: Shape) -> Built:

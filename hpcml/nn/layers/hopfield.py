@@ -9,8 +9,9 @@ import numpy as np
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Layer, Shape, zeros
-from hpcml.nn.layers.ranges import require_highest, require_range
+from hpcml.nn.layers.ranges import require_range
 
 
 class Hopfield(Layer):
@@ -35,10 +36,8 @@ class Hopfield(Layer):
             ShapeError: for numbers that cannot be.
         """
         super().__init__()
-        if sweeps < 1:
-            raise ShapeError(f"Hopfield sweeps {sweeps} times; it must be 1 or more")
-        require_highest("Hopfield", highest)
-        self.sweeps, self.highest = sweeps, highest
+        self.sweeps = values.whole("Hopfield's number of sweeps", sweeps)
+        self.highest = values.positive("Hopfield's highest number", highest)
 
     def build(self, shape: Shape) -> Built:
         """Return the same shape and the parameter weight (d, d), symmetric."""

@@ -87,6 +87,9 @@ class Layer(ABC):
     keeps_output: bool = True
     """False where forward returns a contiguous buffer of this layer, never its input, and backward does not read what is there."""
 
+    takes_tokens: bool = False
+    """True where input rows may be whole numbers of any dtype, not only numbers of the model's own."""
+
     may_overwrite_input: bool = False
     """True where the layer before does not keep its output, so that this one may use its memory."""
 

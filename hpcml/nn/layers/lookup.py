@@ -11,6 +11,7 @@ import numpy as np
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError, TargetError
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Init, Layer, Shape, normal
 
 ROWS_AT_ONCE = 1024
@@ -24,7 +25,7 @@ class Lookup(Layer):
     table whose gradient is not zero.
     """
 
-    keeps_output = False
+    keeps_output, takes_tokens = False, True
 
     def __init__(self, vocabulary: int, width: int, rows: int, parts: int, context: int | None, init: Init | None) -> None:
         """Make a table of `rows` rows, `parts` of which together are the d = `width` numbers of a token.
@@ -38,7 +39,10 @@ class Lookup(Layer):
             init: of the table; normal numbers of deviation 0.02 when left out.
         """
         super().__init__()
-        self.vocabulary, self.width, self.rows, self.parts, self.length = vocabulary, width, rows, parts, context
+        name = type(self).__name__
+        self.vocabulary, self.width = values.whole(f"{name}'s vocabulary", vocabulary), values.whole(f"{name}'s width", width)
+        self.rows, self.parts = rows, parts
+        self.length = None if context is None else values.whole(f"{name}'s context", context)
         self.init = init or normal(0.02)
         self.touched: Array = None
         self._wrong: Array = None
@@ -54,8 +58,8 @@ class Lookup(Layer):
             raise ShapeError(f"{name} takes rows of tokens (T,), got rows of shape {shape}")
         if self.length is not None and shape[0] < self.length:
             raise ShapeError(f"{name}'s context is {self.length} tokens, rows have {shape[0]}; make it shorter, or rows longer")
-        if min(self.rows, self.parts) < 1 or self.width % self.parts:
-            raise ShapeError(f"{name} cannot make {self.width} numbers of {self.parts} equal parts from a table of {self.rows} rows")
+        if self.width % self.parts:
+            raise ShapeError(f"{name} cannot make {self.width} numbers of {self.parts} equal parts, one for each length")
         return (self.length or shape[0], self.width), {"table": ((self.rows, self.width // self.parts), self.init)}
 
     def forward(self, x: Array) -> Array:
@@ -96,7 +100,8 @@ class Lookup(Layer):
         self._wrong = None
         part = x[:, : self.length]
         tokens = self.take("tokens", part.shape, x, np.int64)
-        tokens[...] = part
+        with np.errstate(invalid="ignore"):  # what is no number is no whole one either, and told below
+            tokens[...] = part
         whole = tokens == part
         if self.context.training and self.context.late:  # a token that is none gets no numbers, and the loss will be none
             self._wrong = ~whole | (tokens < 0) | (tokens >= self.vocabulary)

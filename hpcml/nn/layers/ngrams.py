@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from hpcml.arrays import Array, namespace
-from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Init
 from hpcml.nn.layers.lookup import Lookup
 
@@ -32,9 +32,8 @@ class NGrams(Lookup):
         self, vocabulary: int, width: int, lengths: Sequence[int], buckets: int, *, context: int | None = None, init: Init | None = None
     ) -> None:
         """Give each n of k `lengths` a table of `buckets` vectors of d / k numbers, d being `width`; see Lookup for the others."""
-        _require_lengths("NGrams", lengths)
-        super().__init__(vocabulary, width, len(lengths) * buckets, len(lengths), context, init)
-        self.lengths, self.buckets = tuple(lengths), buckets
+        self.lengths, self.buckets = values.wholes("NGrams' lengths", lengths), values.whole("NGrams' buckets", buckets)
+        super().__init__(vocabulary, width, len(self.lengths) * buckets, len(self.lengths), context, init)
 
     def find(self, tokens: Array) -> Array:
         """Return (B, T, k): each length's own rows of the table, chosen by hash."""
@@ -63,9 +62,9 @@ class Recall(Lookup):
         self, vocabulary: int, width: int, lengths: Sequence[int], *, context: int | None = None, init: Init | None = None
     ) -> None:
         """Give each n of k `lengths` a table of v + 1 vectors of d / k numbers, d being `width`; see Lookup for the others."""
-        _require_lengths("Recall", lengths)
-        super().__init__(vocabulary, width, len(lengths) * (vocabulary + 1), len(lengths), context, init)
-        self.lengths = tuple(lengths)
+        self.lengths = values.wholes("Recall's lengths", lengths)
+        rows = len(self.lengths) * (values.whole("Recall's vocabulary", vocabulary) + 1)
+        super().__init__(vocabulary, width, rows, len(self.lengths), context, init)
 
     def find(self, tokens: Array) -> Array:
         """Return (B, T, k): for each length the token that followed, or v, in that length's own rows of the table."""
@@ -93,9 +92,3 @@ def _hashes(tokens: Array, lengths: Sequence[int]) -> Iterator[Array]:
         for back in range(1, min(length, tokens.shape[1])):
             mixed[:, back:] += codes[:, :-back] * np.uint64(pow(MULTIPLIER, back, 1 << 64))
         yield mixed
-
-
-def _require_lengths(name: str, lengths: Sequence[int]) -> None:
-    """Raise ShapeError unless there are lengths of 1 or more tokens."""
-    if not lengths or min(lengths) < 1:
-        raise ShapeError(f"{name} takes one or more lengths of 1 token or more, got {list(lengths)}")

@@ -9,6 +9,7 @@ import numpy as np
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Layer, Shape, ones, zeros
 from hpcml.nn.workspace import pieces
 
@@ -25,7 +26,7 @@ class LayerNorm(Layer):
     def __init__(self, epsilon: float = 1e-5) -> None:
         """Add epsilon to the variance."""
         super().__init__()
-        self.epsilon = epsilon
+        self.epsilon = values.small(f"{type(self).__name__}'s epsilon", epsilon)
 
     def build(self, shape: Shape) -> Built:
         """Return the same shape and the parameters gain (d,) and bias (d,)."""

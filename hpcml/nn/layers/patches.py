@@ -11,6 +11,7 @@ from typing import Any
 
 from hpcml.arrays import Array, aligned, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn.values import is_whole
 from hpcml.nn.workspace import Scratch
 
 Pair = tuple[int, int]
@@ -75,12 +76,12 @@ class Windows:
 
 
 def _numbers(value: Any, axes: int, least: int, what: str) -> tuple[int, ...]:
-    numbers = (value,) * axes if isinstance(value, int) else tuple(value)
-    if len(numbers) != axes or any(number < least for number in numbers):
+    numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
+    if len(numbers) != axes or not all(is_whole(number) and number >= least for number in numbers):
         raise ShapeError(
-            f"{what} is {value}; give a whole number of at least {least}, or one for each of the {axes} axes before the channels"
+            f"{what} is {value!r}; give a whole number of at least {least}, or one for each of the {axes} axes before the channels"
         )
-    return numbers
+    return tuple(int(number) for number in numbers)
 
 
 def blank(shape: tuple[int, ...], like: Array) -> Array:

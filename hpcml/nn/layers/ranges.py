@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from hpcml.arrays import Array
-from hpcml.errors import ShapeError, TargetError
-
-
-def require_highest(layer: str, highest: float) -> None:
-    """Raise ShapeError unless the number that means fully on is above 0."""
-    if not highest > 0:
-        raise ShapeError(f"{layer}'s highest number is {highest}; it must be above 0")
+from hpcml.errors import TargetError
 
 
 def require_range(layer: str, x: Array, highest: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hpcml.arrays import Array
-from hpcml.nn.layers.chain import backward_chain, declare_chain, numbered, walk
+from hpcml.nn.layers.chain import backward_chain, declare_chain, numbered, require_layer, walk
 from hpcml.nn.layers.layer import Built, Layer, Shape
 
 
@@ -21,6 +21,8 @@ class Recompute(Layer):
         """Hold at least one block; they should be alike, or their buffers are made anew at each step."""
         super().__init__()
         self.blocks = list(blocks)
+        for number, block in enumerate(self.blocks):
+            require_layer(f"block {number}", block)
         for block in self.blocks[1:]:
             for (_, first), (_, other) in zip(walk([("", self.blocks[0])]), walk([("", block)]), strict=False):
                 other.work = first.work

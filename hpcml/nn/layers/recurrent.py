@@ -14,6 +14,7 @@ import numpy as np
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Init, Layer, Shape, zeros
 from hpcml.nn.layers.sums import sum_rows
 
@@ -32,13 +33,14 @@ class Recurrent(Layer):
     def __init__(self, width: int, *, sequence: bool = False) -> None:
         """Make a layer with k = `width` numbers of state that starts at zero; with `sequence` it returns the states of all steps."""
         super().__init__()
-        self.width, self.sequence = width, sequence
+        name = type(self).__name__
+        self.width, self.sequence = values.whole(f"{name}'s width", width), values.flag(f"{name}'s sequence", sequence)
 
     def build(self, shape: Shape) -> Built:
         """Return (k,) or (T, k) and the parameters input (d, G k), state (k, G k) and bias (G k,)."""
         if len(shape) != 2:
             raise ShapeError(f"{type(self).__name__} takes rows (steps, numbers), got rows of shape {shape}; put Reshape(...) before it")
-        init, columns = uniform(max(1, self.width) ** -0.5), self.blocks * self.width
+        init, columns = uniform(self.width**-0.5), self.blocks * self.width
         parameters = {"input": ((shape[1], columns), init), "state": ((self.width, columns), init), "bias": ((columns,), self.first_bias)}
         return (shape[0], self.width) if self.sequence else (self.width,), parameters
 

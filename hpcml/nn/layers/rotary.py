@@ -6,6 +6,7 @@ import numpy as np
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Layer, Shape
 
 BASE = 10_000.0
@@ -29,14 +30,14 @@ class Rotary(Layer):
     def __init__(self, heads: int) -> None:
         """Turn the numbers of h = `heads` heads."""
         super().__init__()
-        self.heads = heads
+        self.heads = values.whole("Rotary's number of heads", heads)
         self._angles = np.zeros((0, 0))
         self._cos: Array = None
         self._sin: Array = None
 
     def build(self, shape: Shape) -> Built:
         """Return the same shape and no parameters."""
-        if len(shape) != 2 or self.heads < 1 or shape[1] % (6 * self.heads):
+        if len(shape) != 2 or shape[1] % (6 * self.heads):
             raise ShapeError(f"Rotary of {self.heads} heads takes rows (T, 3 d) with d a multiple of {2 * self.heads}, got {shape}")
         half = shape[1] // (6 * self.heads)
         self._angles = angles(shape[0], half)

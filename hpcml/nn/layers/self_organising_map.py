@@ -11,6 +11,7 @@ import numpy as np
 
 from hpcml.arrays import Array, aligned, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Layer, Running, Shape, normal, ones
 
 INERTIA = 1e-4
@@ -50,10 +51,9 @@ class SelfOrganisingMap(Layer):
             ShapeError: for numbers that cannot be.
         """
         super().__init__()
-        if not grid or min(grid) < 1 or radius < 0 or halving < 1 or not 0 <= kept < 1:
-            told = f"grid {list(grid)}, radius {radius}, halving {halving}, kept {kept}"
-            raise ShapeError(f"a SelfOrganisingMap cannot have {told}: sides and halving are 1 or more, 0 <= kept < 1")
-        self.grid, self.radius, self.halving, self.kept = tuple(grid), radius or max(grid) / 2, halving, kept
+        self.grid = values.wholes("the sides of SelfOrganisingMap's grid", grid)
+        self.radius = values.weight("SelfOrganisingMap's radius", radius) or max(self.grid) / 2
+        self.halving, self.kept = values.whole("SelfOrganisingMap's halving", halving), values.part("SelfOrganisingMap's kept", kept)
         places = np.indices(self.grid).reshape(len(self.grid), -1).T
         self._apart = ((places[:, None] - places) ** 2).sum(axis=2).astype(np.float64)
         self._at, self._influence = -1, np.empty(0)

@@ -11,6 +11,7 @@ from abc import abstractmethod
 
 from hpcml.arrays import Array, namespace
 from hpcml.arrays.special import normal_cdf
+from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Layer, Shape
 from hpcml.nn.workspace import pieces
 
@@ -87,7 +88,7 @@ class GELU(Smooth):
     def __init__(self, tanh: bool = True) -> None:
         """Take the approximation by tanh, a few times faster, or with tanh=False the true distribution function."""
         super().__init__()
-        self.tanh = tanh
+        self.tanh = values.flag("GELU's tanh", tanh)
 
     def forward(self, x: Array) -> Array:
         """Return the activation of x in the layer's own buffer."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import TargetError
+from hpcml.nn import values
 from hpcml.nn.losses.loss import Loss, told, weigh
 from hpcml.nn.losses.numbers import as_columns
 from hpcml.nn.workspace import Workspace
@@ -23,7 +24,8 @@ def binary_cross_entropy(label_smoothing: float = 0.0, class_weights: tuple[floa
         label_smoothing: s: a target t becomes (1 - s) t + s / 2.
         class_weights: by which targets 0 and targets 1 count; the mean still divides by the rows, or by their own weights.
     """
-    zero, one = class_weights
+    values.part("label_smoothing", label_smoothing)
+    zero, one = values.weights("class_weights", class_weights, 2)
     options = told(label_smoothing=label_smoothing or None, class_weights=None if class_weights == (1, 1) else tuple(class_weights))
     evaluate = partial(_binary, smoothing=label_smoothing, zero=zero, one=one)
     return Loss("binary-cross-entropy", evaluate, _count_hits, False, options, logistic, _decide, unlink=log_odds)

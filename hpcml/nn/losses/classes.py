@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcml.arrays import Array, fused, namespace
 from hpcml.errors import ShapeError, TargetError
+from hpcml.nn import values
 from hpcml.nn.losses.loss import Loss, told, weigh
 from hpcml.nn.workspace import Workspace
 
@@ -26,9 +27,10 @@ def cross_entropy(label_smoothing: float = 0.0, class_weights: Sequence[float] |
     References:
         Szegedy et al., Rethinking the Inception architecture for computer vision, CVPR 2016, for the smoothing.
     """
+    values.part("label_smoothing", label_smoothing)
     evaluate = _cross_entropy
     if label_smoothing or class_weights is not None:
-        weights = None if class_weights is None else tuple(class_weights)
+        weights = None if class_weights is None else values.weights("class_weights", class_weights)
         evaluate = partial(_uneven_cross_entropy, smoothing=label_smoothing, classes=weights)
     options = told(label_smoothing=label_smoothing or None, class_weights=class_weights)
     return Loss("softmax-cross-entropy", evaluate, count_hits, True, options, softmax, most_likely, unlink=logarithm)
@@ -43,6 +45,7 @@ def hinge(margin: float = 1.0) -> Loss:
     References:
         Weston and Watkins, Support vector machines for multi-class pattern recognition, ESANN 1999.
     """
+    values.weight("hinge's margin", margin)
     options = told(margin=None if margin == 1 else margin)
     return Loss("hinge", partial(_hinge, margin=margin), count_hits, True, options, decide=most_likely)
 
@@ -70,7 +73,7 @@ def count_hits(prediction: Array, target: Array) -> Array:
 
 def _cross_entropy(prediction: Array, target: Array, work: Workspace, weights: Array | None) -> tuple[Array, Array]:
     xp = namespace(prediction)
-    rows, classes = prediction.shape
+    rows, classes = _rows_and_outputs("cross-entropy", prediction)
     by_kernel = fused.fits(prediction)
     require_classes("cross-entropy", target, rows, classes, read=not (by_kernel and work.late))
     if by_kernel:
@@ -121,6 +124,14 @@ def _pick(flat: Array, where: Array, out: Array) -> None:
         flat.take(where, out=out)
 
 
+def _rows_and_outputs(loss: str, prediction: Array) -> tuple[int, int]:
+    """Return (B, k), or raise ShapeError if the prediction has other axes."""
+    if prediction.ndim != 2:
+        text = f"{loss} takes predictions (B, classes), got shape {prediction.shape}"
+        raise ShapeError(f"{text}; put Flatten() and Dense(...) last, or take token-cross-entropy for a class a position")
+    return prediction.shape[0], prediction.shape[1]
+
+
 def require_classes(loss: str, target: Array, rows: int, classes: int, *, read: bool = True) -> None:
     """Raise ShapeError or TargetError unless target holds a class from 0 to classes - 1 for each row, which is read if `read`."""
     if target.shape != (rows,) or target.dtype.kind not in "iu":
@@ -137,7 +148,7 @@ def _uneven_cross_entropy(
 ) -> tuple[Array, Array]:
     """Return minus the sum of q_j log p_j over the classes, q_j = w_j ((1 - s) [j is the target] + s / k), and its slope p sum(q) - q."""
     xp = namespace(prediction)
-    rows, k = prediction.shape
+    rows, k = _rows_and_outputs("cross-entropy", prediction)
     require_classes("cross-entropy", target, rows, k)
     if classes is not None and len(classes) != k:
         raise ShapeError(f"train.class_weights has {len(classes)} numbers, the model {k} outputs; give one for each class")
@@ -173,7 +184,7 @@ def _uneven_cross_entropy(
 
 def _hinge(prediction: Array, target: Array, work: Workspace, weights: Array | None, *, margin: float) -> tuple[Array, Array]:
     xp = namespace(prediction)
-    rows, k = prediction.shape
+    rows, k = _rows_and_outputs("hinge", prediction)
     require_classes("hinge", target, rows, max(k, 2))
     if k == 1:
         sign = work.take("sign", (rows, 1), prediction)

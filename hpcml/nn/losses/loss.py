@@ -7,12 +7,15 @@ A row's weight multiplies its loss and its slope.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from hpcml.arrays import Array
+from hpcml.arrays import Array, namespace
+from hpcml.errors import DataError, ShapeError, TargetError
+from hpcml.nn import values
 from hpcml.nn.workspace import Workspace
 
 Evaluate = Callable[[Array, Array, Workspace, Array | None], tuple[Array, Array]]
@@ -50,7 +53,38 @@ class Loss:
         self, prediction: Array, target: Array, work: Workspace | None = None, weights: Array | None = None
     ) -> tuple[Array, Array]:
         """Return (sum of the rows' losses, slope), times the rows' weights (B,) if any; the slope overwrites the prediction."""
-        return self.evaluate(prediction, target, work or Workspace(), weights)
+        _require_arrays(self, prediction, target, weights)
+        value, slope = self.evaluate(prediction, target, work or Workspace(), weights)
+        if namespace(value) is np and target.dtype.kind == "f" and not math.isfinite(value):
+            _require_finite(self, target)
+        return value, slope
+
+
+def _require_arrays(loss: Loss, prediction: Array, target: Array, weights: Array | None) -> None:
+    """Raise ShapeError or DataError unless predictions, targets and weights are arrays of as many rows, and no weight below 0."""
+    values.array(f"{loss.name}: predictions", prediction)
+    values.array(f"{loss.name}: targets", target, "iu" if loss.integer_target else "fiub")
+    axes = 3 if loss.each_position else 2
+    if prediction.ndim < axes or not target.shape or len(target) != len(prediction):
+        expected = "(B, positions, classes)" if loss.each_position else "(B, outputs)"
+        text = f"{loss.name} takes predictions {expected} and targets of as many rows"
+        raise ShapeError(f"{text}, got shapes {prediction.shape} and {target.shape}")
+    if weights is None:
+        return
+    values.array(f"{loss.name}: weights", weights, "fiu")
+    if weights.shape != target.shape[:1]:
+        raise ShapeError(f"{loss.name} takes a weight for each row, of shape {target.shape[:1]}; got {weights.shape}")
+    if namespace(weights) is np and len(weights) and not weights.min() >= 0:
+        row = int((~(weights >= 0)).argmax())
+        raise DataError(f"{loss.name}: row {row} weighs {weights[row]:g}; weights are 0 or more")
+
+
+def _require_finite(loss: Loss, target: np.ndarray) -> None:
+    """Raise TargetError with the first row whose target is not finite."""
+    wrong = ~np.isfinite(target.reshape(len(target), -1)).all(axis=1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise TargetError(f"{loss.name}: the target {target[row]} is not finite; mend the data, or leave the row out", row=row)
 
 
 def told(**options: object) -> str:

@@ -9,6 +9,7 @@ from functools import partial
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.losses.loss import Loss, told, weigh
 from hpcml.nn.workspace import Workspace
 
@@ -39,6 +40,7 @@ def huber(delta: float = 1.0) -> Loss:
     References:
         Huber, Robust estimation of a location parameter, Annals of Mathematical Statistics, 1964.
     """
+    values.positive("huber's delta", delta)
     return Loss("huber", partial(_huber, delta=delta), None, False, told(delta=None if delta == 1 else delta))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.losses.classes import require_classes
 from hpcml.nn.losses.loss import Loss, told, weigh
 from hpcml.nn.workspace import Workspace
@@ -23,6 +24,7 @@ def contrastive(margin: float = 1.0) -> Loss:
     References:
         Hadsell, Chopra and LeCun, Dimensionality reduction by learning an invariant mapping, CVPR 2006.
     """
+    values.weight("contrastive's margin", margin)
     return Loss("contrastive", partial(_contrastive, margin=margin), None, True, told(margin=None if margin == 1 else margin))
 
 

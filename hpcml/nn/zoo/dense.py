@@ -57,11 +57,11 @@ def autoencoder(sizes: Sequence[Any], outputs: int = 0, **options: Any) -> Model
 
 
 def _require_two(what: str, sizes: Sequence[Any], example: str) -> None:
-    if len(sizes) < 2:
-        raise ShapeError(f"{what} needs at least two sizes, such as {example}; got {list(sizes)}")
+    if not isinstance(sizes, Sequence) or len(sizes) < 2:
+        raise ShapeError(f"{what} needs at least two sizes, such as {example}; got {sizes!r}")
 
 
 def flat(inputs: int | tuple[int, ...]) -> tuple[tuple[int, ...], list[Layer]]:
     """Return the shape of a row and what makes it one axis: Flatten, or nothing."""
-    shape = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+    shape = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     return shape, [] if len(shape) == 1 else [Flatten()]

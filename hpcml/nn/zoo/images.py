@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hpcml.nn import values
 from hpcml.nn.layers import Bias, Conv, Dense, Flatten, Layer, MaxPool, ReLU, Reshape
 from hpcml.nn.layers.layer import Shape
 from hpcml.nn.model import Model
@@ -28,10 +29,10 @@ def lenet(shape: Shape, channels: Sequence[int], hidden: Sequence[int], outputs:
         LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, Proceedings of the IEEE, 1998.
     """
     layers = read_as(shape, row)
-    for k in channels:
+    for k in values.wholes("a lenet's channels", channels, fewest=0):
         layers += [Conv(k, 3, padding=1, bias=False), MaxPool(2), Bias(), ReLU()]
     layers.append(Flatten())
-    for size in hidden:
+    for size in values.wholes("a lenet's hidden layers", hidden, fewest=0):
         layers += [Dense(size), ReLU()]
     return Model([*layers, Dense(outputs)], row or shape, **options)
 

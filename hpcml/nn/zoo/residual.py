@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers import AveragePool, BatchNorm, Conv, Dense, Layer, ReLU, Residual, Sequential
 from hpcml.nn.layers.layer import Shape
 from hpcml.nn.model import Model
@@ -37,8 +37,7 @@ def resnet(
     References:
         He, Zhang, Ren and Sun, Deep residual learning for image recognition, CVPR 2016, section 4.2.
     """
-    if not channels or blocks < 1:
-        raise ShapeError(f"a resnet needs at least one stage of at least one block; channels are {list(channels)}, blocks {blocks}")
+    channels, blocks = values.wholes("a resnet's channels", channels), values.whole("a resnet's number of blocks", blocks)
     layers = [*read_as(shape, row), Conv(channels[0], 3, padding=1, bias=False), BatchNorm(synchronised=synchronised), ReLU()]
     before = channels[0]
     for stage, k in enumerate(channels):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers import LSTM, Dense
 from hpcml.nn.layers.layer import Shape
 from hpcml.nn.model import Model
@@ -22,7 +22,6 @@ def lstm(shape: Shape, hidden: Sequence[int], outputs: int, row: Shape | None = 
         row: shape of the rows as they come, such as (64,); left out, that of a sequence.
         options: seed, dtype, device, as Model takes them.
     """
-    if not hidden:
-        raise ShapeError("an lstm needs at least one LSTM layer: hidden = [64], say")
+    hidden = values.wholes("an lstm's hidden layers", hidden)
     below = [LSTM(width, sequence=True) for width in hidden[:-1]]
     return Model([*read_as(shape, row), *below, LSTM(hidden[-1]), Dense(outputs)], row or shape, **options)

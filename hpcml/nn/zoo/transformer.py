@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.layers import (
     GELU,
     Attention,
@@ -74,10 +74,8 @@ def transformer(
     References:
         Radford et al., Language models are unsupervised multitask learners, 2019.
     """
-    context = context or row - 1
-    if min(layers, width, heads, context, vocabulary) < 1 or width % heads:
-        sizes = f"layers {layers}, width {width}, heads {heads}, context {context}, vocabulary {vocabulary}"
-        raise ShapeError(f"a transformer cannot have {sizes}: all are 1 or more, and the width is a multiple of the heads")
+    context = values.whole("a transformer's context", context, 0) or values.whole("a row that a transformer reads", row, 2) - 1
+    layers, width = values.whole("a transformer's number of layers", layers), values.whole("a transformer's width", width)
     inner, last = normal(DEVIATION), normal(DEVIATION / math.sqrt(2 * layers))
 
     def block() -> Layer:
