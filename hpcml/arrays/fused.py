@@ -128,6 +128,20 @@ extern "C" __global__ void cross_entropy(long long d, float* x_, const long long
   if (threadIdx.x == 0) losses[blockIdx.x] = weight * (logf(sum) - chosen);
 }
 
+extern "C" __global__ void order_equal(long long m, const long long* places, long long* sorted, long long* order) {
+  __shared__ int counts[FULL];
+  const long long own = blockIdx.x, place = places[own];
+  int before = 0;
+  for (long long k = threadIdx.x; k < m; k += blockDim.x) before += places[k] < place || (places[k] == place && k < own);
+  counts[threadIdx.x] = before;
+  __syncthreads();
+  for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
+    if (threadIdx.x < half) counts[threadIdx.x] += counts[threadIdx.x + half];
+    __syncthreads();
+  }
+  if (threadIdx.x == 0) { sorted[counts[0]] = place; order[counts[0]] = own; }
+}
+
 extern "C" __global__ void sum_equal(long long m, long long d, const long long* places, const long long* order,
                                      const float* slope, float* grad) {
   const long long first = blockIdx.x, place = places[first];
@@ -181,12 +195,14 @@ def layer_norm(x: Array, gain: Array, bias: Array, epsilon: float, out: Array, m
     launch("layer_norm", (m, 1), np.int64(d), x, gain, bias, np.float32(epsilon), out, mean, scale)
 
 
-def layer_norm_slope(slope: Array, x: Array, mean: Array, scale: Array, gain: Array, by_gain: Array, by_bias: Array) -> None:
-    """Overwrite slope (m, d) with the input's slope, by_gain (d,) and by_bias (d,) with the parameters'."""
+def layer_norm_slope(
+    slope: Array, x: Array, mean: Array, scale: Array, gain: Array, by_gain: Array, by_bias: Array, scratch: Array
+) -> None:
+    """Overwrite slope (m, d) with the input's, by_gain (d,) and by_bias (d,) with the parameters', scratch (2, PARTS, d) with anything."""
     (m, d), xp = x.shape, namespace(x)
     rows = max(1, -(-m // PARTS))
     parts = -(-m // rows)
-    gains, biases = (xp.empty((parts, d), np.float32) for _ in range(2))
+    gains, biases = scratch[0, :parts], scratch[1, :parts]
     columns = (-(-d // COLUMNS), parts)
     launch("layer_norm_columns", columns, np.int64(m), np.int64(d), np.int64(rows), slope, x, mean, scale, gains, biases)
     xp.sum(gains, axis=0, out=by_gain)
@@ -209,10 +225,15 @@ def cross_entropy(x: Array, target: Array, weights: Array, losses: Array) -> Non
     launch("cross_entropy", (len(x), 1), np.int64(x.shape[1]), x, target, weights, losses)
 
 
-def sum_equal(places: Array, slope: Array, grad: Array) -> None:
-    """Overwrite the rows of grad (r, d) that places (m,) int64 name with the sums, in order, of slope's rows (m, d) of equal places."""
-    order = namespace(places).argsort(places, kind="stable")
-    launch("sum_equal", (len(places), 1), np.int64(len(places)), np.int64(grad.shape[1]), places[order], order, slope, grad)
+def sum_equal(places: Array, slope: Array, grad: Array, scratch: Array) -> None:
+    """Overwrite the rows of grad (r, d) that places (m,) name with the sums, in order, of slope's rows (m, d) of equal places.
+
+    Each place counts those before it, m^2 comparisons: under a millisecond for 65,536 tokens, where CuPy's sort takes memory and, up to
+    its version 13, lets the host wait for the device. Places, and scratch (2, m) for their order, are int64.
+    """
+    m = np.int64(len(places))
+    launch("order_equal", (len(places), 1), m, places, scratch[0], scratch[1])
+    launch("sum_equal", (len(places), 1), m, np.int64(grad.shape[1]), scratch[0], scratch[1], slope, grad)
 
 
 def gelu(x: Array, out: Array) -> None:

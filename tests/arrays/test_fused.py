@@ -108,7 +108,7 @@ def test_rows_of_equal_places_are_summed_in_order(blocks, monkeypatch):
     places, slope, grad = np.array([3, 0, 3, 5, 0, 3]), numbers(6, 70), np.zeros((7, 70), np.float32)
     expected = grad.copy()
     np.add.at(expected, places, slope)
-    fused.sum_equal(places, slope, grad)
+    fused.sum_equal(places, slope, grad, np.empty((2, 6), np.int64))
     np.testing.assert_array_equal(grad, expected)
 
 

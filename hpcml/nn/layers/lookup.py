@@ -75,7 +75,7 @@ class Lookup(Layer):
         if namespace(x) is np:
             np.take(table, self._places, axis=0, out=looked, mode="clip")
         else:
-            looked[...] = table[self._places]
+            table.take(self._places, axis=0, out=looked)
         if self._wrong is not None:
             namespace(out).copyto(out, np.nan, where=self._wrong[:, :, None])
         return out
@@ -88,7 +88,7 @@ class Lookup(Layer):
         kernels = self.kernels(flat, grad)
         if kernels is not None:
             self.touched = places
-            kernels.sum_equal(places, flat, grad)
+            kernels.sum_equal(places, flat, grad, self.scratch("order", (2, len(places)), places))
         elif namespace(slope) is np:
             self._sum_sorted(grad, flat, places)
         else:

@@ -69,9 +69,13 @@ class LayerNorm(Layer):
         """Overwrite the gradients and slope, which it returns as r (g - mean g - h mean gh), g being slope times gain."""
         xp, d = namespace(slope), slope.shape[-1]
         flat, gain = slope.reshape(-1, d), self.parameters["gain"]
-        fast = (self.fast(slope, self._x) or self.kernels(slope, self._x)) if self.centred else None
+        fast, kernels = (self.fast(slope, self._x), self.kernels(slope, self._x)) if self.centred else (None, None)
         if fast is not None:
             fast.layer_norm_slope(flat, self._x, self._mean, self._scale, gain.data, gain.grad, self.parameters["bias"].grad)
+            return slope
+        if kernels is not None:
+            by = gain.grad, self.parameters["bias"].grad, self.scratch("parts", (2, kernels.PARTS, d), slope)
+            kernels.layer_norm_slope(flat, self._x, self._mean, self._scale, gain.data, *by)
             return slope
         work, row = self.take("out", flat.shape, slope), self.take("row", (1, d), slope)[0]
         column = self.scratch("column", (len(flat), 1), slope)
