@@ -37,7 +37,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install demo test test-single test-gpu test-huge test-ulfm test-survival check bench bench-collectives bench-loading bench-gpu compare-strategies data-text text clean
+.PHONY: help install demo test test-single test-gpu test-huge test-ulfm test-survival test-stopped check bench bench-collectives bench-loading bench-gpu compare-strategies data-text text clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { sub(/%/, "N", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -73,7 +73,7 @@ demo: $(VENV)/.done ## train on the digits with two ranks and print the test acc
 test: test-single test-1 test-2 test-3 test-4 ## the whole suite: one process, then worlds of 1, 2, 3 and 4 ranks
 
 test-single: $(VENV)/.done ## the part of the suite that one process runs
-	$(PYTHON) -m pytest -m "not mpi and not gpu" </dev/null
+	$(PYTHON) -m pytest -m "not mpi and not gpu and not stopped" </dev/null
 
 test-%: $(VENV)/.done ## the part of the suite that runs on every rank, on that many ranks
 	$(PYTHON) -m tests.mpirun $* $(SECONDS_A_WORLD) pytest -m "mpi and not gpu and not huge" -p no:cacheprovider
@@ -86,6 +86,9 @@ test-ulfm: ## runs that survive lost ranks, which the Open MPI wheel alone can d
 
 test-survival: $(VENV)/.done
 	$(PYTHON) -m pytest -m ulfm </dev/null
+
+test-stopped: $(VENV)/.done ## a worker stopped for ten seconds (SIGSTOP) under tap, gossip learning and ssp; the suite stops it for two
+	$(PYTHON) -m pytest -m stopped </dev/null
 
 test-gpu: $(VENV)/.$(CUDA) ## the suite on CuPy arrays (CUDA=cuda12 or cuda13); fails where there is no GPU
 	@$(PYTHON) -c 'import cupy; cupy.zeros(1)' || { echo "make test-gpu: no usable GPU on this machine; nothing was tested" >&2; exit 1; }

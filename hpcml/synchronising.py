@@ -67,7 +67,7 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
         return GossipLearning(config.train.seed, config.server.replay, cache=config.server.cache, combine=COMBINES[config.sync.combine])
     if config.sync.name in _WORKERS:
         wanted = config.server.ranks
-        if wanted and wanted >= comm.size and not config.server.replay:
+        if wanted != "all" and wanted >= comm.size and not config.server.replay:
             notes.append(f"server.ranks is {wanted}, and so needs more ranks than {comm.size}: every rank both serves and computes")
         notes += late_gradients(config)
         with comm.together():
@@ -195,7 +195,7 @@ def build_server(config: Config) -> ParameterServer:
     return ParameterServer(
         models[keys.consistency](),
         _WORKERS[config.sync.name](config),
-        servers=keys.ranks,
+        servers=None if keys.ranks == "all" else keys.ranks,
         groups=keys.groups,
         spare=config.sync.spare,
         stealing=keys.stealing,

@@ -10,7 +10,7 @@ import numpy as np
 
 from hpcml.arrays import choose_device
 from hpcml.comm.communicator import Communicator, everywhere
-from hpcml.config import Config, load
+from hpcml.config import Config, load_run
 from hpcml.data import ShardedDataset
 from hpcml.errors import CheckpointError, RunError, ShapeError
 from hpcml.modelling import build_loss, build_model, compile_kernels
@@ -60,7 +60,7 @@ def load_together(folder: Path, comm: Communicator, device: str = "") -> Trained
     with comm.together():
         if not (folder / "config.toml").is_file():
             raise RunError(f"{folder}: no run here (config.toml is missing); give the folder that `hpcml train` named")
-        config = load(folder / "config.toml")
+        config = load_run(folder)
     found, problems = newest_together(folder, comm)
     if found is None:
         raise everywhere(CheckpointError("\n".join([f"{folder}: no whole checkpoint", *problems])))

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcml.cli.main import main
-from hpcml.config import Config, DataConfig, load
+from hpcml.config import Config, DataConfig, load, load_run
+from hpcml.config.load import SYNONYMS
 from hpcml.config.meanings import MEANINGS, keys_table
 from hpcml.config.recipes import apply_recipe
 from hpcml.errors import ConfigError
@@ -112,6 +113,8 @@ WRONG = {
     "train.batch=0": "train.batch is 0; it must be 1 or more",
     "run.keep=0": "run.keep is 0; it must be 1 or more",
     "sync.reducer=ring": "cannot be exact",
+    "server.ranks=al": "did you mean 'all'.; it is one of all or a number",
+    "sync.staleness=3": "did you mean 'server.bound'",
     "train=3": "expected section.key=value",
     "train.epochs": "expected section.key=value",
 }
@@ -121,6 +124,20 @@ WRONG = {
 def test_what_is_wrong_is_named(written, change):
     with pytest.raises(ConfigError, match=WRONG[change]):
         written(SMALL, change)
+
+
+def test_other_words_for_a_key_lead_to_one_that_there_is(written):
+    keys = written().flat()
+    assert set(SYNONYMS.values()) <= set(keys)
+    assert not set(SYNONYMS) & {key.partition(".")[2] for key in keys}
+
+
+def test_a_run_of_before_no_servers_were_refused_is_read(tmp_path, written):
+    text = written().to_toml().replace('ranks = "all"', "ranks = 0")
+    (tmp_path / "config.toml").write_text(text)
+    assert load_run(tmp_path) == written()
+    with pytest.raises(ConfigError, match=r"server\.ranks is 0"):
+        load(tmp_path / "config.toml")
 
 
 def test_the_recipe_for_large_batches_tells_all_that_it_changes_and_changes_nothing_twice(written):

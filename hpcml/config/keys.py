@@ -209,7 +209,7 @@ class ServerConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     threshold: float = 0.01
     regions: int = 0
     inside: int = -1
-    ranks: int = 0
+    ranks: int | Literal["all"] = "all"
     groups: int = 0
     stealing: bool = False
     compensation: float = 0.0

@@ -31,7 +31,7 @@ _RANGES = {
     "server.threshold": 0,
     "server.regions": 0,
     "server.inside": -1,
-    "server.ranks": 0,
+    "server.ranks": 1,
     "server.groups": 0,
     "server.compensation": 0,
     "server.warm": 0,
@@ -85,14 +85,19 @@ _BELOW_ONE = (
 
 
 _ABOVE_ZERO = ("model.highest", "train.delta")
+_INSTEAD = {"server.ranks": ', or "all": every rank both serves and computes'}
+"""Words that a key takes beside numbers, and what they mean."""
 
 
 def require_ranges(config: Config, path: str) -> None:
     """Raise ConfigError, naming the file and the key, for a value out of range or values that contradict each other."""
     flat = config.flat()
     for key, least in _RANGES.items():
+        if isinstance(flat[key], str):  # a word beside the numbers, which the type of the key names
+            continue
         if not flat[key] >= least:
-            raise ConfigError(f"{path}: {key} is {flat[key]}; it must be {least} or more")
+            near = _INSTEAD.get(key, "")
+            raise ConfigError(f"{path}: {key} is {flat[key]}; it must be {least} or more{near}")
     for key, value in flat.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{path}: {key} is {value}; it must be finite")

@@ -21,6 +21,20 @@ def load(path: str | Path, changes: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: naming the file and the key: unreadable, not TOML, unknown, of a wrong type, out of range.
     """
+    return _load(path, changes, {})
+
+
+def load_run(folder: Path) -> Config:
+    """Return the config of a run's folder; what earlier versions wrote there in other words is understood.
+
+    Raises:
+        ConfigError: as `load` does.
+    """
+    # "all" was written as 0 before that was refused in a job.
+    return _load(folder / "config.toml", (), {("server", "ranks", 0): "all"})
+
+
+def _load(path: str | Path, changes: Sequence[str], renamed: Mapping[tuple[str, str, Any], Any]) -> Config:
     try:
         tree = tomllib.loads(Path(path).read_text("utf-8"))
     except OSError as error:
@@ -30,6 +44,9 @@ def load(path: str | Path, changes: Sequence[str] = ()) -> Config:
     for change in changes:
         _change(tree, change)
     _refuse_unknown(tree, str(path))
+    for (section, key, value), today in renamed.items():
+        if tree.get(section, {}).get(key) == value:
+            tree[section][key] = today
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
@@ -64,8 +81,23 @@ def _refuse_unknown(tree: Mapping[str, Any], path: str) -> None:
         for key in keys:
             if key not in known:
                 elsewhere = [f"{other}.{key}" for other, names in _sections().items() if key in names]
-                near = _near(f"{section}.{key}", elsewhere) or _near(key, known) or _near(f"{section}.{key}", _all_names())
+                near = _same(key) or _near(f"{section}.{key}", elsewhere) or _near(key, known) or _near(f"{section}.{key}", _all_names())
                 raise ConfigError(f"{path}: unknown key {section}.{key}{near}; [{section}] has {', '.join(known)}")
+
+
+SYNONYMS = {
+    **dict.fromkeys(("staleness", "staleness_bound", "max_staleness", "slack"), "server.bound"),
+    **dict.fromkeys(("servers", "server_count", "num_servers"), "server.ranks"),
+    **dict.fromkeys(("workers", "num_workers"), "train.virtual_workers"),
+    **dict.fromkeys(("lr", "learning_rate"), "optimizer.rate"),
+    "weight_decay": "optimizer.decay",
+    "backup": "sync.spare",
+}
+"""Keys by the names that they have elsewhere."""
+
+
+def _same(key: str) -> str:
+    return f"; did you mean {SYNONYMS[key]!r}?" if key in SYNONYMS else ""
 
 
 def _near(word: str, known: Sequence[str]) -> str:
@@ -92,5 +124,7 @@ def _near_choice(error: msgspec.ValidationError, tree: Mapping[str, Any]) -> str
     """Return what may stand at a key that takes one of several words, the near one first."""
     section, _, key = str(error).partition(" - at ")[2].strip("`").removeprefix("$.").partition(".")
     types = {f.name: f.type for s in msgspec.structs.fields(Config) if s.name == section for f in msgspec.structs.fields(s.type)}
-    choices, word = [str(choice) for choice in get_args(types.get(key, str)) if isinstance(choice, str)], tree.get(section, {}).get(key)
-    return f"{_near(word, choices)}; it is one of {', '.join(choices)}" if choices and isinstance(word, str) else ""
+    parts, word = get_args(types.get(key, str)), tree.get(section, {}).get(key)
+    choices = [choice for part in parts for choice in (part, *get_args(part)) if isinstance(choice, str)]
+    number = " or a number" if any(part in (int, float) for part in parts) else ""
+    return f"{_near(word, choices)}; it is one of {', '.join(choices)}{number}" if choices and isinstance(word, str) else ""

@@ -117,7 +117,7 @@ MEANINGS = {
     "server.threshold": "`asp`: updates below threshold / sqrt(clock) of their value are kept back and added up",
     "server.regions": "`asp`: regions of workers and shards, between which links are slow, filtered and counted; 0: every link is slow",
     "server.inside": "`asp`: clocks that a worker may be ahead of the slowest of its region; -1: as far as `server.bound` lets it",
-    "server.ranks": "ranks that serve and do not compute; 0: every rank does both",
+    "server.ranks": 'ranks that serve and do not compute, 1 or more; `"all"`: every rank both serves and computes',
     "server.groups": "groups of workers that add their gradients up and write as one; 0: every worker writes for itself",
     "server.stealing": "a worker whose rows of an epoch are used up, or that the bound holds, takes over others'",
     "server.compensation": "lambda by which a late gradient is corrected for the way the parameters went meanwhile (DC-ASGD); 0: none",

@@ -57,7 +57,7 @@ class Elastic:
         if self.every < 1:
             raise ConfigError(f"sync.every is {self.every}; groups can meet every 1 or more steps")
         if self.groups is not None and self.groups < 1:
-            raise ConfigError(f"{self.groups} groups; there must be 1 or more (left out: one a worker)")
+            raise ConfigError(f"sync.groups is {self.groups}; there must be 1 or more (left out: one a worker)")
         if not self.moving > 0:
             raise ConfigError(f"sync.moving is {self.moving}; the centre must go some part of the way, such as 0.9")
 

@@ -38,7 +38,7 @@ class EveryStep:
     def __post_init__(self) -> None:
         """Refuse a negative number of backup workers."""
         if self.spare < 0:
-            raise ConfigError(f"{self.spare} backup workers; there must be 0 or more")
+            raise ConfigError(f"sync.spare is {self.spare}; there are 0 or more backup workers")
 
     def late(self, step: int, workers: int) -> set[int]:
         """Return the workers that do not count at a step.

@@ -79,7 +79,7 @@ class VectorFree:
 
     def __init__(self, dots: Dots, numbers: int, memory: int) -> None:
         if memory < 1:
-            raise everywhere(ConfigError(f"L-BFGS with a memory of {memory} pairs; keep 1 or more (10 is usual)"))
+            raise everywhere(ConfigError(f"sync.memory is {memory}; L-BFGS keeps 1 pair or more (10 is usual)"))
         self._dots, self.memory, self._pairs = dots, memory, np.zeros(1, np.int64)
         self.steps, self.changes = np.zeros((memory, numbers)), np.zeros((memory, numbers))
         """The slices of the pairs (m, numbers), oldest first: with `state` what restores the history."""

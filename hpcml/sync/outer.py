@@ -64,7 +64,9 @@ class BlockMomentum:
     def __post_init__(self) -> None:
         """Refuse a momentum that would grow without end."""
         if self.momentum is not None and not 0 <= self.momentum < 1:
-            raise ConfigError(f"the block momentum is {self.momentum}; it must be 0 or more and below 1 (left out: 1 - 1/workers)")
+            raise ConfigError(
+                f"sync.outer_momentum is {self.momentum} with block-momentum; it must be 0 or more and below 1 (left out: 1 - 1/workers)"
+            )
 
     def at(self, workers: int) -> OuterRule:
         """Return SGD with this momentum; with momentum 0 there is nothing to look ahead by."""

@@ -33,7 +33,7 @@ class WarmStart:
     def __post_init__(self) -> None:
         """Refuse a warm start without a step; sum as `then` does."""
         if self.steps < 1:
-            raise ConfigError(f"a warm start of {self.steps} steps; it needs 1 or more, or leave it out")
+            raise ConfigError(f"sync.warm_epochs comes to {self.steps} steps; a warm start needs 1 or more, or leave it out")
         object.__setattr__(self, "sum", self.then.sum)
 
     def start(self, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> Synchroniser:

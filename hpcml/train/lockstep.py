@@ -42,8 +42,9 @@ def require_lockstep(model: Model, sync: object, micro_batch: int) -> None:
         return
     text = "batch norm synchronised over all workers (model.synchronised)"
     if not isinstance(sync, EveryStep):
-        name = type(sync).__name__
-        raise ConfigError(f'{text} needs workers with one model that step together; {name} has others: set sync.name = "every-step"')
+        raise ConfigError(
+            f'{text} needs workers with one model that step together; set sync.name = "every-step", or model.synchronised = false'
+        )
     if micro_batch:
         raise ConfigError(f"{text} needs all rows of a step at once, train.micro_batch is {micro_batch}; set it to 0")
     for path, layer in walk(numbered(model.layers)):

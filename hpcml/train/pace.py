@@ -143,7 +143,8 @@ def hosted(sync: Any, workers: int, ranks: int, rank: int) -> range:
 
 def hosts(sync: Any, ranks: int) -> int:
     """Return how many ranks host workers."""
-    return ranks - sync.servers if isinstance(sync, OwnPacePlan) and 0 < sync.servers < ranks else ranks
+    servers = sync.servers if isinstance(sync, OwnPacePlan) else None
+    return ranks if servers is None or servers >= ranks else ranks - servers
 
 
 def pace(sync: Any) -> type[Pace]:

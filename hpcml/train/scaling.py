@@ -79,6 +79,6 @@ def scaler_of(precision: Any, plan: Any) -> Scaler | None:
     if precision is None or precision.scaling is None:
         return None
     if not isinstance(plan, EveryStep):
-        text = f"float16 leaves out steps of all workers at once, which {type(plan).__name__} cannot"
+        text = "float16 (train.precision) leaves out steps of all workers at once, which only every-step can"
         raise ConfigError(f'{text}; set train.precision = "bfloat16", or sync.name = "every-step"')
     return Scaler(precision.scaling)

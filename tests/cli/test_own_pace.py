@@ -28,7 +28,7 @@ def test_a_run_over_mpi_is_replayed_on_other_ranks_with_the_same_bits(job):
 
 def test_clock_by_clock_it_has_the_bits_of_every_step(job):
     job.train(2, "steps").check()
-    for ranks, servers in ((1, 0), (3, 0), (3, 1)):
+    for ranks, servers in ((1, "all"), (3, "all"), (3, 1)):
         run = f"bsp{ranks}{servers}"
         job.train(ranks, run, "sync.name=parameter-server", "server.consistency=bsp", f"server.ranks={servers}").check()
         assert job.digest(run) == job.digest("steps")
@@ -75,6 +75,7 @@ REFUSED = {
     "a key of another": (("sync.name=downpour", "server.beta=0.5"), "async-easgd"),
     "a bound that binds nobody": ((*SERVER, "server.bound=2"), 'means nothing to "tap"'),
     "a server without one": (("server.ranks=1",), "parameter-server"),
+    "a server count of zero": ((*SERVER, "server.ranks=0"), 'server.ranks is 0; it must be 1 or more, or "all"'),
     "checkpoints on the way": ((*SERVER, "run.checkpoint_every=3"), "letters are on their way"),
     "a road": ((*SERVER, "train.exact=false", "sync.reducer=ring"), "leave it out"),
     "a rule that looks": ((*SERVER, "optimizer.clip=1.0"), "looks at whole vectors"),

@@ -93,7 +93,7 @@ def test_a_record_that_does_not_fit_is_refused(tmp_path):
         lambda: Recorded.read(tmp_path / "absent"): "no readable record",
         lambda: Recorded(((0, 1),)).order(1, 2): "has 1 steps, step 1 is asked for",
         lambda: Recorded(((0, 0),)).order(0, 2): "each of 2 workers once",
-        lambda: EveryStep(spare=-1): "-1 backup workers",
+        lambda: EveryStep(spare=-1): "sync.spare is -1",
         lambda: Job(EveryStep(spare=6), Alone(), V, SGD(RATE)): "give 5 or fewer",
         lambda: Job(EveryStep(spare=1, arrivals=Drawn(slow=(6,))), Alone(), V, SGD(RATE)): "workers 0 to 5",
     }.items():

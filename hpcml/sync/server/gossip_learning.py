@@ -37,7 +37,7 @@ class GossipLearning:
         combine: how they do, all weighing alike.
     """
 
-    servers: ClassVar[int] = 0
+    servers: ClassVar[int | None] = None
     recorded: ClassVar[bool] = True
     seed: int = 0
     replay: str = field(default="", repr=False)

@@ -23,9 +23,9 @@ class Placement:
     shards: list[slice]
 
     @staticmethod
-    def of(servers: int, workers: int, ranks: int) -> Placement:
+    def of(servers: int | None, workers: int, ranks: int) -> Placement:
         """Return the placement: the first ranks serve and do not compute, if there are more ranks than servers; else all do both."""
-        if 0 < servers < ranks:
+        if servers is not None and servers < ranks:
             return Placement(
                 [*[slice(0, 0)] * servers, *spans(workers, ranks - servers)],
                 [*(slice(s, s + 1) for s in range(servers)), *[slice(servers, servers)] * (ranks - servers)],

@@ -6,7 +6,7 @@ Letters: V workers, S shards, P ranks.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -23,14 +23,14 @@ from hpcml.sync.server.running import Running
 from hpcml.sync.synchroniser import ExactTree, Sum
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ParameterServer:
     """Let workers write to and read from shards of the parameters, each when it is ready, as far apart as the consistency allows.
 
     Args:
         consistency: BSP(), SSP(bound), ASP(threshold, bound), BAP() or TAP().
         worker: Gradients(), Downpour(fetch, push) or ElasticWorker(every, beta).
-        servers: ranks that serve and do not compute; 0: every rank does both, with as many shards as workers.
+        servers: ranks that serve and do not compute; None: every rank does both, with as many shards as workers.
         groups: G groups of workers that add their gradients up, and are one writer each; 0: every worker writes for itself.
         spare: k workers that every clock closes without: the last k to come are too late, their rows dropped and counted; bsp alone.
         stealing: whether a worker whose rows of an epoch are used up, or that is held at the bound, takes over others'.
@@ -44,7 +44,7 @@ class ParameterServer:
 
     consistency: Consistency = field(default_factory=TAP)
     worker: Worker = field(default_factory=Gradients)
-    servers: int = 0
+    servers: int | None = None
     groups: int = 0
     spare: int = 0
     stealing: bool = False
@@ -57,23 +57,29 @@ class ParameterServer:
         """Refuse what makes no sense together, with the nearest choice that does."""
         if self.groups and self.stealing:
             raise ConfigError(
-                "workers of a group step together and cannot take over others' rows; set server.stealing = false, or groups = 0"
+                "workers of a group step together and cannot take over others' rows; set server.stealing = false, or server.groups = 0"
             )
-        if self.groups < 0 or self.servers < 0 or self.warm < 0 or self.compensation < 0:
-            numbers = f"server.ranks {self.servers}, groups {self.groups}, warm {self.warm}, compensation {self.compensation}"
-            raise ConfigError(f"{numbers}; each is 0 or more")
+        if self.servers is not None and self.servers < 1:
+            text = f"server.ranks is {self.servers}; somebody must serve"
+            raise ConfigError(f'{text}: give 1 or more, or "all" (servers=None): every rank both serves and computes')
+        for key in ("groups", "warm", "compensation"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"server.{key} is {getattr(self, key)}; it is 0 or more")
         if self.spare < 0:
-            raise ConfigError(f"{self.spare} backup workers; there must be 0 or more")
+            raise ConfigError(f"sync.spare is {self.spare}; there are 0 or more backup workers")
         if self.spare and (not self.consistency.whole or self.consistency.threshold):
             raise ConfigError('a clock closes without its last workers only where all share clocks; set server.consistency = "bsp"')
         if self.spare and (self.stealing or self.groups):
             text = "backup workers drop rows that come too late, and race one by one"
             raise ConfigError(f"{text}; set server.stealing = false and server.groups = 0, or sync.spare = 0")
         if self.consistency.whole and not isinstance(self.worker, Gradients):
-            kind = type(self.worker).__name__
-            raise ConfigError(f"{kind} workers write at their own time, and bsp takes writes clock by clock; choose tap, bap or ssp")
+            text = (
+                f'workers of sync.name = "{self.worker.name}" write at their own time, and server.consistency = "bsp" takes clock by clock'
+            )
+            raise ConfigError(f"{text}; set server.consistency to tap, bap or ssp")
         if self.consistency.threshold and not isinstance(self.worker, Gradients):
-            raise ConfigError("the significance filter is for workers that write gradients; choose tap, bap or ssp")
+            text = 'the significance filter of server.consistency = "asp" is for workers that write every gradient'
+            raise ConfigError(f"{text}; set server.consistency to tap, bap or ssp")
         if self.compensation and (self.consistency.whole or not isinstance(self.worker, Gradients)):
             raise ConfigError("delay compensation is for late gradients; leave server.compensation out, or choose tap, bap or ssp")
         if self.warm and self.consistency.whole:
@@ -84,6 +90,11 @@ class ParameterServer:
             text = f"server.warm is {self.warm}, but with server.bound = {bound} the first worker can take {bound + 1} steps alone"
             near = f"set server.warm to {bound + 1} or less, server.bound to {self.warm - 1} or more"
             raise ConfigError(f"{text}; {near}, or choose tap or bap")
+
+    def __repr__(self) -> str:
+        """Return what decides the bits, in the words by which checkpoints and records know a run: no ranks that only serve are 0 there."""
+        told = {each.name: getattr(self, each.name) for each in fields(self) if each.repr} | {"servers": self.servers or 0}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in told.items())})"
 
     @property
     def recorded(self) -> bool:
@@ -122,8 +133,8 @@ class ParameterServer:
             text = f"server.regions is {regions} for {self.groups or workers} writers and {shards} shards"
             yield f"{text}; each region needs one of both: set it to {min(self.groups or workers, shards)} or fewer"
         if rule.looks and not isinstance(self.worker, ElasticWorker):
-            text = f"{type(rule).__name__} looks at whole vectors, of which a shard sees a part"
-            yield f"{text}; choose sgd, adagrad or adamw without clipping, or another sync.name"
+            text = "lars, lamb and optimizer.clip look at whole vectors, of which a shard sees a part"
+            yield f"{text}; set optimizer.name to sgd, adagrad or adamw and optimizer.clip = 0.0, or choose another sync.name"
         size = -(-arena.n // (self.servers or workers))
         if HEAD_BYTES + size * arena.dtype.itemsize >= 1 << 31:
             yield f"a shard of {size:,} numbers does not fit into a letter of 2 GiB; set server.ranks to a larger number"

@@ -30,6 +30,7 @@ Next = Callable[[Client], Dealt]
 class Gradients:
     """Write every gradient, and go on from the parameters that the answers bring."""
 
+    name: ClassVar[str] = "parameter-server"
     own_model: ClassVar[bool] = False
 
     def trips(self, before: int, after: int) -> float:
@@ -120,6 +121,7 @@ class Downpour:
         Dean et al., Large scale distributed deep networks, NIPS 2012, algorithm 4.1.
     """
 
+    name: ClassVar[str] = "downpour"
     own_model: ClassVar[bool] = False
     fetch: int = 1
     push: int = 1
@@ -185,6 +187,7 @@ class ElasticWorker:
         Zhang, Choromanska and LeCun, Deep learning with elastic averaging SGD, NIPS 2015, algorithm 1.
     """
 
+    name: ClassVar[str] = "async-easgd"
     own_model: ClassVar[bool] = True
     every: int = 8
     beta: float = 0.9

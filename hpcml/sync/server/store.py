@@ -16,7 +16,7 @@ from types import TracebackType
 import numpy as np
 
 from hpcml.comm.communicator import Communicator, everywhere
-from hpcml.errors import CommError, ConfigError, ShapeError
+from hpcml.errors import CommError, ConfigError, NumericsError, ShapeError
 from hpcml.optim import Rule
 from hpcml.sync.server.consistency import BSP, Consistency
 from hpcml.sync.server.ending import Ending
@@ -107,11 +107,13 @@ class KeyValue:
 
         Raises:
             ShapeError: if key, values or rows do not fit a table.
+            NumericsError: if a value is not finite: the table would keep it for ever, and hand it to everybody.
             CommError: if the store has been closed.
         """
         number, where = self._find(key, values, rows)
-        self._post.wait(lambda: self._is_free(number))
         flat = np.ascontiguousarray(values).reshape(-1)
+        self._require_finite(key, flat, values.shape, where)
+        self._post.wait(lambda: self._is_free(number))
         letter = dense(self._post.mail, flat.size, flat.dtype) if where is None else sparse(self._post.mail, where, flat)
         count = -1 if where is None else where.size
         write_head(letter, Kind.WRITE, self._comm.rank, number, self._clocks[number], count=count, extra=priority)
@@ -215,6 +217,18 @@ class KeyValue:
             text = f"expected {dtype} of shape {shape}, got {values.dtype} of shape {values.shape}"
             raise ShapeError(f"rank {self._comm.rank}, table {key!r}: {text}")
         return number, where
+
+    def _require_finite(self, key: str, flat: np.ndarray, shape: tuple[int, ...], where: np.ndarray | None) -> None:
+        """Raise NumericsError, naming worker, key and place, for a value that is not finite."""
+        with np.errstate(all="ignore"):
+            # One pass that allocates nothing; a sum may overflow where no value does, so only then each is looked at.
+            if np.isfinite(np.add.reduce(flat)) or (finite := np.isfinite(flat)).all():
+                return
+        place = [int(index) for index in np.unravel_index(int(np.argmin(finite)), shape)]
+        if where is not None:
+            place[0] = int(where[place[0]])
+        text = f"worker {self._comm.rank} (rank {self._comm.rank}) pushed {flat[np.argmin(finite)]} to table {key!r} at {place}"
+        raise NumericsError(f"{text}, and {int(finite.size - finite.sum())} of {finite.size} values are not finite; nothing was sent")
 
     def _take(self, source: int, letter: np.ndarray) -> None:
         """Do what a letter wants; called where the letters are taken."""

@@ -34,7 +34,7 @@ class Walking(Quiet):
 
     def __init__(self, plan: GossipLearning, arena: Arena, nodes: Nodes, workers: int, rule: Rule) -> None:
         self.plan, self.arena, self.workers, self._comm = plan, arena, workers, nodes.order
-        place = Placement.of(0, workers, self._comm.size)
+        place = Placement.of(None, workers, self._comm.size)
         run = place.workers[self._comm.rank]
         self.post = Post(self._comm.mail(), self._take, self._comm.threaded and self._comm.size > 1)
         self._desks = place.desks()

@@ -59,7 +59,7 @@ def test_a_recorded_run_is_computed_again_bit_for_bit_on_any_number_of_ranks(sha
 
 
 @pytest.mark.parametrize("consistency", [BSP(), SSP(0), ASP(0.0, 0)], ids=["bsp", "ssp(0)", "asp(0, 0)"])
-@pytest.mark.parametrize("servers", [0, 1, 2])
+@pytest.mark.parametrize("servers", [None, 1, 2])
 def test_without_slack_and_filter_it_is_synchronous_sgd_to_the_bit(shards, consistency, servers):
     for rule in (hpcml.SGD(rate=0.1, momentum=0.9), hpcml.AdamW(rate=0.01)):
         expected, _ = train(2, 2, shards, hpcml.EveryStep(), rule=rule)
@@ -175,12 +175,13 @@ def test_a_bad_row_ends_all_ranks_with_the_same_error_before_anything_is_saved(t
 
 REFUSED = {
     "groups that take over": (lambda: ParameterServer(groups=2, stealing=True), "groups = 0"),
-    "downpour clock by clock": (lambda: ParameterServer(BSP(), Downpour()), "choose tap, bap or ssp"),
-    "a filter without gradients": (lambda: ParameterServer(ASP(), ElasticWorker()), "choose tap, bap or ssp"),
+    "downpour clock by clock": (lambda: ParameterServer(BSP(), Downpour()), "sync.name = .downpour. .* to tap, bap or ssp"),
+    "a filter without gradients": (lambda: ParameterServer(ASP(), ElasticWorker()), "set server.consistency to tap, bap or ssp"),
     "compensation without delay": (lambda: ParameterServer(BSP(), compensation=0.1), "choose tap, bap or ssp"),
     "a warm start clock by clock": (lambda: ParameterServer(BSP(), warm=3), "leave server.warm out"),
     "a warm start beyond the bound": (lambda: ParameterServer(SSP(3), warm=5), "server.warm to 4 or less, server.bound to 4 or more"),
-    "less than no server": (lambda: ParameterServer(servers=-1), "each is 0 or more"),
+    "no server": (lambda: ParameterServer(servers=0), 'server.ranks is 0; .* 1 or more, or "all"'),
+    "less than no warm start": (lambda: ParameterServer(warm=-1), "server.warm is -1; it is 0 or more"),
     "a bound below zero": (lambda: SSP(-1), "0 or more clocks"),
     "a threshold that is no number": (lambda: ASP(float("nan")), "server.threshold"),
     "a cache below none": (lambda: GossipLearning(cache=-1), "0 or more"),
@@ -195,6 +196,11 @@ def test_what_makes_no_sense_is_refused_with_the_nearest_choice(name):
     make, message = REFUSED[name]
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_checkpoints_and_records_know_the_default_placement_by_the_word_of_earlier_ones():
+    assert "worker=Gradients(), servers=0, groups=0, spare=0, stealing=False" in repr(ParameterServer())
+    assert repr(ParameterServer(servers=2)) == repr(ParameterServer()).replace("servers=0", "servers=2")
 
 
 def test_more_ranks_than_workers_where_some_only_serve_judge_every_test_row(shards):

@@ -20,7 +20,7 @@ class Stopping(hpcml.Hook):
         time.sleep(0.02)
         self.times.append(time.time())
         if worker == 2 and len(self.times) == 5:
-            subprocess.Popen(["sh", "-c", f"sleep 2; kill -CONT {os.getpid()}"])
+            subprocess.Popen(["sh", "-c", f"sleep {sys.argv[2]}; kill -CONT {os.getpid()}"])
             os.kill(os.getpid(), signal.SIGSTOP)
             self.times.append(time.time())
 
@@ -35,16 +35,17 @@ with open(f"times-{comm.rank}.json", "w") as file:
     json.dump(hook.times, file)
 """
 STEPS = 30
+SECONDS = [2, pytest.param(10, marks=pytest.mark.stopped)]
 
 
 @pytest.fixture
 def stopped(tmp_path):
-    """Run a model of consistency with three workers, the last of which stops for two seconds in its fifth gradient; return all times."""
+    """Run a model of consistency with three workers, the last of which stops for some seconds in its fifth gradient; return all times."""
     write_shard(tmp_path / "train.h5", *rows(12 * STEPS))
 
-    def run(model):
+    def run(model, seconds):
         ranks = 3 if model == "gossip" else 4
-        start(ranks, "-c", PROGRAM, model, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"}).wait(50).check()
+        start(ranks, "-c", PROGRAM, model, str(seconds), cwd=tmp_path, env={"OMP_NUM_THREADS": "1"}).wait(50).check()
         return [json.loads((tmp_path / f"times-{rank}.json").read_text()) for rank in range(ranks - 3, ranks)]
 
     return run
@@ -54,21 +55,23 @@ def during(times, begin, end):
     return sum(begin < moment < end for moment in times)
 
 
+@pytest.mark.parametrize("seconds", SECONDS)
 @pytest.mark.parametrize("model", ["tap", "gossip"])
-def test_without_a_bound_the_others_finish_meanwhile(stopped, model):
-    *others, mine = stopped(model)
+def test_without_a_bound_the_others_finish_meanwhile(stopped, model, seconds):
+    *others, mine = stopped(model, seconds)
     begin, end = mine[4], mine[5]
-    assert end - begin > 1.5
+    assert end - begin > seconds - 0.5
     assert len(mine) == STEPS + 1
     for times in others:
         assert len(times) == STEPS
         assert max(times) < end
 
 
-def test_under_ssp_the_others_stop_at_the_bound_and_go_on(stopped):
-    *others, mine = stopped("ssp")
+@pytest.mark.parametrize("seconds", SECONDS)
+def test_under_ssp_the_others_stop_at_the_bound_and_go_on(stopped, seconds):
+    *others, mine = stopped("ssp", seconds)
     begin, end = mine[4], mine[5]
-    assert end - begin > 1.5
+    assert end - begin > seconds - 0.5
     for times in others:
         # Four writes of the stopped worker were taken: others read at clocks up to 4 + 3, and so compute 8 gradients.
         assert sum(moment < end for moment in times) == 4 + 3 + 1

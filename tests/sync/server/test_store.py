@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hpcml
-from hpcml.errors import CommError, ConfigError, DisagreementError, ShapeError
+from hpcml.errors import CommError, ConfigError, DisagreementError, NumericsError, ShapeError
 from hpcml.optim import LARS, SGD, AdaGrad, AdamW, Scratch, apply_whole
 from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, KeyValue
 from hpcml.sync.server.average import RowSum
@@ -190,6 +190,27 @@ def test_a_rank_without_rows_takes_its_part_in_a_clock_and_moves_nothing(on_ever
     for out in on_every_rank(program):
         assert (out[1] == -1).all()
         assert not out[[0, 2, 3]].any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_a_push_that_is_not_finite_is_refused_by_key_and_worker_and_the_table_stays(on_every_rank, bad):
+    def program(comm):
+        with KeyValue(comm, {"a": np.ones((4, 2)), "b": np.ones(3)}, SGD(1.0)) as store:
+            wrong = np.array([[0.0, 1.0], [bad, 2.0]])
+            with pytest.raises(NumericsError, match=rf"worker {comm.rank} .*pushed {bad} to table 'a' at \[3, 0\], and 1 of 4"):
+                store.push("a", wrong, rows=np.array([1, 3]))
+            with pytest.raises(NumericsError, match=r"table 'b' at \[2\]"):
+                store.push("b", np.array([0.0, 0.0, bad]))
+            store.push("b", np.array([1e308, 1e308, 0.0]) / comm.size)  # finite, though its sum is not
+            store.push("a", np.zeros((4, 2)))
+            a, b = np.empty((4, 2)), np.empty(3)
+            store.pull("a", a)
+            store.pull("b", b)
+        return a, b
+
+    for a, b in on_every_rank(program):
+        assert (a == 1).all()
+        assert np.isfinite(b).all()
 
 
 def test_a_pull_that_is_waited_for_twice_returns_and_leaves_the_array(on_every_rank):
