@@ -60,6 +60,7 @@ def measure(args: argparse.Namespace) -> int:
         "server, bap": ParameterServer(BAP()),
         "server, tap": ParameterServer(TAP()),
         "gossip learning": GossipLearning(),
+        "gossip learning, taking over": GossipLearning(stealing=True),
         "server, ssp 10, taking over": ParameterServer(SSP(10), stealing=True),
         "server, asp 0.01, 10, taking over": ParameterServer(ASP(0.01, 10), stealing=True),
         "server, bap, taking over": ParameterServer(BAP(), stealing=True),

@@ -64,7 +64,8 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
         notes: what was chosen is added here.
     """
     if config.sync.name == "gossip-learning":
-        return GossipLearning(config.train.seed, config.server.replay, cache=config.server.cache, combine=COMBINES[config.sync.combine])
+        own, combine = config.server, COMBINES[config.sync.combine]
+        return GossipLearning(config.train.seed, own.replay, cache=own.cache, combine=combine, stealing=own.stealing)
     if config.sync.name in _WORKERS:
         wanted = config.server.ranks
         if wanted != "all" and wanted >= comm.size and not config.server.replay:

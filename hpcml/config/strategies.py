@@ -12,7 +12,7 @@ _WITH_SERVER = {
     "parameter-server": ("fetch", "push", "beta", "cache"),
     "downpour": ("compensation", "beta", "cache"),
     "async-easgd": ("compensation", "warm", "fetch", "push", "cache"),
-    "gossip-learning": tuple(key for key in msgspec.to_builtins(ServerConfig()) if key not in ("replay", "cache")),
+    "gossip-learning": tuple(key for key in msgspec.to_builtins(ServerConfig()) if key not in ("stealing", "replay", "cache")),
 }
 """Synchronisers with a server, and the keys of [server] that mean nothing to each."""
 

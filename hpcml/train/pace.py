@@ -94,6 +94,12 @@ class OwnPace:
         trainer.count = first + self.steps
         write_record(trainer)
 
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch that is worked on."""
+        assert self._trainer is not None
+        return self._trainer.epoch
+
     def compute(self, worker: int, portion: Portion) -> None:
         """Leave in the arena the sums over a portion's rows."""
         trainer = self._trainer

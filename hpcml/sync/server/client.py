@@ -32,6 +32,10 @@ class Work(Protocol):
     steps: int
     """Portions of a lane in an epoch."""
 
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch that is worked on."""
+
     def compute(self, worker: int, portion: Portion) -> None:
         """Leave in the arena the sums over the portion's rows at the parameters that it points to: gradient and tail."""
 

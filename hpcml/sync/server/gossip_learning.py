@@ -35,6 +35,7 @@ class GossipLearning:
         replay: the folder of a run whose recorded order of arrival this one follows; empty to go as it comes.
         cache: the last models made by each worker that all predict together; 0: the mean of all workers' models predicts.
         combine: how they do, all weighing alike.
+        stealing: whether a worker whose rows of an epoch are used up takes over those of the lane of which fewest were dealt.
     """
 
     servers: ClassVar[int | None] = None
@@ -44,6 +45,8 @@ class GossipLearning:
     sum: Sum = field(default_factory=ExactTree, repr=False)
     cache: int = 0
     combine: Combine = COMBINES["vote"]
+    # Who took which portion stands in the record: a run stays the same run without this.
+    stealing: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.cache < 0:

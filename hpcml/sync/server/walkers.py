@@ -6,6 +6,7 @@ Letters: n parameters, V workers, k rule states.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,8 @@ from hpcml.arrays import aligned, stream
 from hpcml.nn.arena import Arena, Tail
 from hpcml.optim import Rule, Scratch, apply_whole
 from hpcml.sync.server.client import Program, Work, always
-from hpcml.sync.server.deal import Portion
+from hpcml.sync.server.deal import Lane, Portion
+from hpcml.sync.server.dealing import Dealt
 from hpcml.sync.server.letters import HEAD_BYTES, Field, Kind, body, dense, head, note, write_head
 from hpcml.sync.server.measures import Measures
 from hpcml.sync.server.post import Post
@@ -42,14 +44,14 @@ class Walker:
         self.sums, self.grad, self._total = np.zeros(len(Tail)), arena.grad, np.zeros(1, np.int64)
         self._scratch = Scratch(self.view, arena.parts(), arena.trained)
         self.measures = Measures()
-        self.begin([], False, None)
+        self.begin([], None, None)
 
-    def begin(self, seen: list[int], replaying: bool, walk: np.random.Generator | None) -> None:
-        """Start an epoch, by a record of what this worker merged and sent at each step, or as it comes."""
+    def begin(self, seen: list[int], portions: list[Portion] | None, walk: np.random.Generator | None) -> None:
+        """Start an epoch, by a record of its portions, and of what was merged and sent at each, or as it comes."""
         self._came = [deque[np.ndarray]() for _ in self._desks]  # in a replay a sender may be several letters ahead
         self._open: set[int] = set()
-        self.seen, self.taken, self.stopped = list[int](), list[Portion](), False
-        self._recorded, self._replaying, self._walk = deque(seen), replaying, walk
+        self.seen, self.lane = list[int](), Lane(self.worker, portions)
+        self._recorded, self._replaying, self._walk = deque(seen), portions is not None, walk
 
     @property
     def total(self) -> int:
@@ -70,20 +72,20 @@ class Walker:
             self._open.discard(int(fields[Field.EXTRA]))
             self._post.mail.give_back(letter)
 
-    def run(self, work: Work) -> Program:
-        """Yield through one epoch of this worker."""
+    def run(self, work: Work, following: Callable[[Lane], Dealt]) -> Program:
+        """Yield through one epoch of this worker; `following` yields until its next portion is known."""
         assert self._walk is not None
         workers, n = len(self._desks), self.arena.n
-        for step in range(work.steps):
-            if self.stopped:
-                break
+        # Steps are those of the run: with them rates fall for all models alike, however many portions a worker takes.
+        self._step = 0
+        while (portion := (yield from following(self.lane))) is not None:
+            self._step = max(self._step, work.epoch * work.steps + portion[1])
             wanted = self._recorded.popleft() if self._replaying else 0
             if self._replaying:
                 yield partial(self._has, wanted)
             mask = self._merge([w for w, came in enumerate(self._came) if came and (wanted >> w & 1 or not self._replaying)])
-            self.taken.append((self.worker, step))
             self.arena.point(data=self.view, grad=self.grad)
-            work.compute(self.worker, (self.worker, step))
+            work.compute(self.worker, portion)
             self._learn(self.grad[:n], self.grad[n:])
             peer = (self.worker + 1 + int(self._walk.integers(workers - 1))) % workers
             if wanted >> workers & 1 if self._replaying else peer not in self._open:
@@ -102,7 +104,7 @@ class Walker:
         for sender in senders:
             letter = self._came[sender].popleft()
             model = body(letter, self.arena.dtype)
-            self.measures.take_read(max(0, self.total - int(head(letter)[Field.CLOCK])))
+            self.measures.take_read(max(0, self._step - int(head(letter)[Field.CLOCK])))
             self.measures.take_drift(self.view, model)
             # The mean of the one that came and the one before it: what this worker made of the latter is on its way elsewhere.
             np.add(model, self.last, out=self.view)
@@ -121,14 +123,14 @@ class Walker:
                 self._post.send(rank, note(self._post.mail, Kind.STOP, self.worker), -1)
         elif tail[Tail.WEIGHT] > 0:
             divide(grad, float(tail[Tail.WEIGHT]))
-            apply_whole(self._rule, self.view, grad, self.slots, self.total, self._scratch)
+            apply_whole(self._rule, self.view, grad, self.slots, self._step, self._scratch)
         if len(self.cache):
             self.cache[self.total % len(self.cache)] = self.view
         self._total += 1
 
     def _send(self, peer: int) -> None:
         letter = dense(self._post.mail, self.view.size, self.arena.dtype)
-        write_head(letter, Kind.MODEL, peer, clock=self.total, extra=self.worker)
+        write_head(letter, Kind.MODEL, peer, clock=self._step + 1, extra=self.worker)
         letter[HEAD_BYTES:].view(self.view.dtype)[:] = self.view
         self._open.add(peer)
         self._post.send(self._desks[peer], letter)

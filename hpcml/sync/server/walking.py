@@ -15,6 +15,7 @@ from hpcml.sync.conits import Conits
 from hpcml.sync.ensemble import Members
 from hpcml.sync.nodes import Nodes
 from hpcml.sync.server.client import Work
+from hpcml.sync.server.dealing import Dealing
 from hpcml.sync.server.ending import Ending, drive
 from hpcml.sync.server.gathering import gather_measures, gather_record, gather_sums
 from hpcml.sync.server.letters import Field, Kind, head
@@ -51,19 +52,21 @@ class Walking(Quiet):
     def run_epoch(self, work: Work, record: Record | None = None) -> None:
         """Let all workers use up the portions of an epoch; every rank calls it, with an order to follow or without."""
         self._ending = Ending(self.post)
+        self._dealing = Dealing(self.post, self.workers, work.steps, self.plan.stealing)
         for worker, walker in self.walkers.items():
-            walk = walk_of(self.plan.seed, walker.total // work.steps, worker)
-            walker.begin(record.seen[worker] if record else [], record is not None, walk)
+            walk = walk_of(self.plan.seed, work.epoch, worker)
+            walker.begin(record.seen[worker] if record else [], record.portions[worker] if record else None, walk)
         self.post.begin()
         try:
-            drive(self.post, [walker.run(work) for walker in self.walkers.values()])
+            drive(self.post, [walker.run(work, self._dealing.following) for walker in self.walkers.values()])
             self._ending.meet()
         except BaseException:
             self.post.stop()
             raise
         self.post.finish()
         self._stale = True
-        mine = Record({}, {w: walker.seen for w, walker in self.walkers.items()}, {w: walker.taken for w, walker in self.walkers.items()})
+        walkers = self.walkers.items()
+        mine = Record({}, {w: walker.seen for w, walker in walkers}, {w: walker.lane.taken for w, walker in walkers})
         self.record = gather_record(self._comm, mine)
         self.measures, self.measured = gather_measures(self._comm, self.post, [walker.measures for walker in self.walkers.values()])
 
@@ -74,9 +77,13 @@ class Walking(Quiet):
         if kind in (Kind.MODEL, Kind.TAKEN):
             self.walkers[int(fields[Field.WORKER])].deliver(letter)
             return
-        if kind is Kind.STOP:
+        if kind is Kind.TICKET:
+            self._dealing.answer(source, int(fields[Field.WORKER]), int(fields[Field.CLOCK]))
+        elif kind is Kind.PORTION:
+            self._dealing.hand(self.walkers[int(fields[Field.WORKER])].lane, fields)
+        elif kind is Kind.STOP:
             for walker in self.walkers.values():
-                walker.stopped = True
+                walker.lane.stopped = True
         else:
             self._ending.take(kind, source, fields)
         self.post.mail.give_back(letter)
@@ -104,10 +111,15 @@ class Walking(Quiet):
         return self._sums.copy()
 
     def _weigh(self) -> None:
-        """Give all models of the caches the same weight, and none to places that no step has filled yet; workers take as many steps."""
-        steps = next(iter(self.walkers.values())).total
-        filled = np.arange(self.plan.cache) < max(1, steps)
-        self._weights[:] = np.tile(filled / max(1, self.workers * filled.sum()), self.workers)
+        """Give all models of the caches the same weight, and none to places that no step has filled yet; every rank calls it."""
+        if not self.plan.cache:
+            return
+        steps = np.zeros(self.workers, np.int64)
+        for worker, walker in self.walkers.items():
+            steps[worker] = walker.total
+        self._comm.all_reduce(steps)
+        filled = np.arange(self.plan.cache) < np.maximum(1, steps)[:, None]
+        self._weights[:] = (filled / filled.sum()).reshape(-1)
 
     def members(self) -> Members | None:
         """Return the hosted workers' caches, if there are any."""

@@ -6,6 +6,8 @@ Letters: V virtual workers.
 from __future__ import annotations
 
 import json
+import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from hpcml.sync import COMBINES
 from hpcml.sync.server import ASP, BAP, BSP, SSP, TAP, Downpour, ElasticWorker, GossipLearning, ParameterServer
 from hpcml.train.evaluation import evaluate
 from tests.small import rows, write_shard
-from tests.sync.server.runs import N, V, train, trainer
+from tests.sync.server.runs import STEPS, N, V, train, trainer
 
 PLANS = {
     "tap": {},
@@ -28,7 +30,8 @@ PLANS = {
     "bap": {"consistency": BAP()},
     "tap, groups": {"groups": 2},
     "ssp, groups, a server": {"groups": 3, "consistency": SSP(1), "servers": 1},
-    "gossip learning": None,
+    "gossip learning": GossipLearning,
+    "gossip learning, taking over": partial(GossipLearning, stealing=True),
     "elastic, groups": {"groups": 2, "worker": ElasticWorker(2)},
     "downpour, groups": {"groups": 2, "worker": Downpour(1, 2)},
     "ssp": {"consistency": SSP(1)},
@@ -47,14 +50,15 @@ PLANS = {
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("ranks", [1, 4])
 def test_a_recorded_run_is_computed_again_bit_for_bit_on_any_number_of_ranks(shards, tmp_path, name, ranks):
-    plan, make = PLANS[name] or {}, GossipLearning if PLANS[name] is None else ParameterServer
-    first, measured = train(ranks, 2, shards, make(**plan), saving=hpcml.Saving(tmp_path / "first"))
+    plan = PLANS[name]
+    make = partial(ParameterServer, **plan) if isinstance(plan, dict) else plan
+    first, measured = train(ranks, 2, shards, make(), saving=hpcml.Saving(tmp_path / "first"))
     assert measured["reads"] > 0
     if name == "bsp":
         assert not (tmp_path / "first" / "arrivals").exists()
         return
     for other in (1, 2, 3, 4):
-        again, _ = train(other, 2, shards, make(**plan, replay=str(tmp_path / "first")))
+        again, _ = train(other, 2, shards, make(replay=str(tmp_path / "first")))
         assert again == first
 
 
@@ -96,6 +100,28 @@ def test_gossip_learning_learns_goes_on_and_needs_two(shards, tmp_path):
     assert resumed == train(1, 8, shards, GossipLearning(replay=str(tmp_path)))[0]
     with pytest.raises(ConfigError, match="somebody to talk to"):
         train(1, 1, shards, GossipLearning(), workers=1)
+
+
+class Slow(hpcml.Hook):
+    """Makes one worker's gradients take long."""
+
+    def after_gradient(self, trainer, worker):
+        time.sleep(0.1 if worker == 1 else 0.0)
+
+
+def test_walkers_take_over_the_rows_of_a_slow_one_and_caches_know_who_made_how_many_models(shards, tmp_path):
+    def program(comm):
+        it = trainer(comm, shards, GossipLearning(stealing=True, cache=6), hooks=[Slow()], saving=hpcml.Saving(tmp_path))
+        it.run(1)
+        taken, weights = it.sync.record.portions, it.sync.members().weights.copy()
+        it.close()
+        return taken, weights
+
+    taken, weights = simulated.run(2, program)[0]
+    assert len(taken[1]) < STEPS < max(map(len, taken.values()))
+    assert sorted(portion for mine in taken.values() for portion in mine) == [(lane, step) for lane in range(V) for step in range(STEPS)]
+    made = np.arange(6) < [[len(taken[worker])] for worker in range(V)]
+    np.testing.assert_allclose(weights.reshape(V, 6), made / made.sum())
 
 
 def test_caches_vote_the_same_on_any_number_of_ranks_after_a_resume_and_from_the_checkpoint(shards, tmp_path):
