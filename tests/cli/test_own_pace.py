@@ -78,7 +78,7 @@ REFUSED = {
     "a server count of zero": ((*SERVER, "server.ranks=0"), 'server.ranks is 0; it must be 1 or more, or "all"'),
     "checkpoints on the way": ((*SERVER, "run.checkpoint_every=3"), "letters are on their way"),
     "a road": ((*SERVER, "train.exact=false", "sync.reducer=ring"), "leave it out"),
-    "a rule that looks": ((*SERVER, "optimizer.clip=1.0"), "looks at whole vectors"),
+    "a rule that looks": ((*SERVER, "optimizer.clip=1.0"), "look at whole vectors"),
     "nothing to replay": ((*SERVER, "server.replay=nowhere"), "no arrival order to replay"),
     "too many workers' ranks": ((*SERVER, "train.virtual_workers=1"), "ranks for 1 virtual workers"),
 }
