@@ -13,10 +13,15 @@ import sys
 import time
 import uuid
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 HEARD = 16
 """Rings that are taken at once: a few more than a kernel keeps for a socket unless it is told otherwise."""
+
+
+Gather = Callable[[bytes], list[bytes]]
+"""Returns what every rank gave, in rank order; every rank calls it."""
 
 
 class Bell:
@@ -78,6 +83,18 @@ class Bell:
                 self._socket.recv(1)
         except OSError:  # there are no more
             return
+
+
+def introduce(bell: Bell, gather: Gather) -> tuple[list[bytes], list[bool]]:
+    """Return the names of all ranks' bells, and which of these every rank can ring; every rank calls it.
+
+    Args:
+        bell: this rank's.
+        gather: returns what every rank gave, in rank order; every rank calls it.
+    """
+    names = gather(bell.name)
+    reached = gather(bytes(bell.ring(name) for name in names))
+    return names, [all(row[rank] for row in reached) for rank in range(len(names))]
 
 
 def _take_down(own: socket.socket, beside: Any) -> None:

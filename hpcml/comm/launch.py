@@ -30,3 +30,12 @@ def promise(environment: Mapping[str, str]) -> Promise | None:
             number = environment.get(rank, "0")
             return int(environment[size]), int(number) if number.isdigit() else 0, name
     return None
+
+
+FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
+"""What `mpirun --with-ft ulfm` sets for its ranks."""
+
+
+def promises_survival(environment: Mapping[str, str]) -> bool:
+    """Return whether the world was started so that it goes on when ranks die, if the MPI library can: Open MPI's ULFM."""
+    return environment.get(FAULT_TOLERANCE, "0").lower() in ("1", "true")

@@ -13,13 +13,12 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from hpcml.arrays import aligned
-from hpcml.comm.bell import Bell
+from hpcml.comm.bell import Bell, Gather, introduce
 
 FLYING = 8
 """Letters on their way from one rank at once: enough to fill a link, few enough that an urgent one soon has its turn."""
@@ -30,9 +29,6 @@ QUICK = 1024
 NET = 10e-3
 """Seconds after which a rank that nobody has rung looks nevertheless: a safety net, which `hpcml.sync.server.post` counts."""
 
-Gather = Callable[[bytes], list[bytes]]
-"""Returns what every rank gave, in rank order; every rank calls it."""
-
 
 class Mail(ABC):
     """One rank's letter box; letters from one rank with equal urgency arrive in the order in which they were posted."""
@@ -40,9 +36,8 @@ class Mail(ABC):
     def __init__(self, rank: int, size: int, gather: Gather) -> None:
         """Open the box of `rank` among `size`; every rank calls it."""
         self.rank, self.size, self.bell = rank, size, Bell()
-        self._bells = gather(self.bell.name)
-        reached = gather(bytes(self.bell.ring(name) for name in self._bells))
-        self._heard = all(row[rank] for row in reached)
+        self._bells, heard = introduce(self.bell, gather)
+        self._heard = heard[rank]
         self.sent_bytes = self.sent_letters = 0
         self._pool: dict[int, list[np.ndarray]] = {}
         self._own: deque[np.ndarray] = deque()

@@ -18,8 +18,10 @@ import numpy as np
 from hpcml.arrays import Array, aligned, namespace, on_device
 from hpcml.arrays.pinned import settle
 from hpcml.comm import node
+from hpcml.comm.barrier import Barrier
 from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows, is_short, reduce_wide
 from hpcml.comm.last_words import wait_until_read
+from hpcml.comm.launch import promises_survival
 from hpcml.comm.mail import Mail, MpiMail
 from hpcml.comm.staging import Staging
 from hpcml.errors import CommError
@@ -51,6 +53,7 @@ class MpiCommunicator(Communicator):
         self._windows: list[Any] = []
         # Bound once: a fence is called twice a step, and of a small vector's sum each look-up is a per cent.
         self._syncs: list[Any] = []
+        self._gate: Barrier | None = None
         self._crowded = False
         self._barrier = handle.Barrier
         self._leaving: Any = None
@@ -188,10 +191,15 @@ class MpiCommunicator(Communicator):
             return None
         try:
             window, blocks = node.open_window(self.handle, nbytes)
+            if self._gate is None and node.outnumber(self.size, self.all_gather_bytes):
+                self._crowded = True
+                # Memory does not tell of a rank that died: where the others outlive it, the library's barrier does.
+                if not outlives_ranks():
+                    self._gate, used = node.open_barrier(self.handle, self.all_gather_bytes)
+                    self._windows += used
         except self._mpi.Exception as error:  # a collective call: it fails on every rank of the node
             self.shortage = f"the MPI library cannot share memory inside this node ({_last_line(error)})"
             return None
-        self._crowded = outnumber(self)
         self._windows.append(window)
         self._syncs.append(window.Sync)
         return blocks
@@ -200,7 +208,9 @@ class MpiCommunicator(Communicator):
         """Return when every rank has called it and all see what was written to shared blocks before."""
         for sync in self._syncs:
             sync()
-        if self._crowded:
+        if self._gate is not None:
+            self._gate.cross()
+        elif self._crowded:
             self._meet()
         elif self.patient:
             self.barrier()
@@ -210,7 +220,10 @@ class MpiCommunicator(Communicator):
             sync()
 
     def _meet(self) -> None:
-        """Return when every rank has called it, giving the core to another rank at each look, and asleep if it takes long."""
+        """Return when every rank has called it, giving the core to another rank at each look, and asleep if it takes long.
+
+        For ranks that have no bells, or that outlive others; see `node.open_barrier`.
+        """
         request = self.handle.Ibarrier()
         for _ in range(LOOKS):
             if request.Test():
@@ -222,6 +235,9 @@ class MpiCommunicator(Communicator):
         """Give back the shared blocks and the communicators made from this one."""
         for child in self._children:
             child.free()
+        if self._gate is not None:
+            self._gate.close()
+            self._gate = None
         for window in self._windows:
             window.Unlock_all()
             window.Free()
@@ -263,16 +279,11 @@ class MpiCommunicator(Communicator):
         self._mpi.COMM_WORLD.Abort(code)
 
 
-FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
-"""What `mpirun --with-ft ulfm` sets for its ranks."""
-
-
 def outlives_ranks() -> bool:
-    """Return whether this world was started so that it goes on when ranks die: Open MPI's ULFM, under `mpirun --with-ft ulfm`."""
+    """Return whether this world goes on when ranks die: Open MPI's ULFM, under `mpirun --with-ft ulfm`."""
     from mpi4py import MPI
 
-    started = os.environ.get(FAULT_TOLERANCE, "0").lower() in ("1", "true")
-    return started and bool(MPI.ERR_PROC_FAILED != MPI.ERR_UNKNOWN)
+    return promises_survival(os.environ) and bool(MPI.ERR_PROC_FAILED != MPI.ERR_UNKNOWN)
 
 
 def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:
@@ -283,13 +294,6 @@ def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray | 
     for start in range(0, max(out.size, landing.size, 1), CHUNK):
         end = start + CHUNK
         yield out[start:end] if start < max(out.size, 1) else None, landing[start:end] if start < max(landing.size, 1) else None
-
-
-def outnumber(comm: Communicator) -> bool:
-    """Return whether the ranks of a node are more than the cores that they may use together; every rank calls it."""
-    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    cores = {core for text in comm.all_gather_bytes(" ".join(map(str, mine)).encode()) for core in text.split()}
-    return comm.size > len(cores)
 
 
 def _last_line(error: Exception) -> str:

@@ -1,17 +1,20 @@
 """The memory that all ranks of one node see: an MPI-3 shared window for each request. mpi4py's second door.
 
 Windows are locked for their whole life (Lock_all); a `fence` of the communicator is Sync, Barrier, Sync,
-which orders plain loads and stores.
+which orders plain loads and stores. Where ranks outnumber the cores the barrier is of counters in such a window.
 """
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from hpcml.arrays.memory import ALIGNMENT
+from hpcml.comm.barrier import Barrier
+from hpcml.comm.bell import Bell, Gather, introduce
 
 SHARED_FILES = "/dev/shm"
 """Where MPI libraries keep windows on Linux. One larger than the room there is granted, and kills the ranks when touched."""
@@ -74,6 +77,31 @@ def open_window(handle: Any, nbytes: int) -> tuple[Any, list[np.ndarray]]:
     window.Sync()
     handle.Barrier()
     return window, blocks
+
+
+def open_barrier(handle: Any, gather: Gather) -> tuple[Barrier | None, list[Any]]:
+    """Return a barrier of the ranks of a node and the windows that it stands in; none where they have no bells in reach.
+
+    Args:
+        handle: as `open_window` takes it.
+        gather: returns what every rank gave, in rank order; every rank calls it.
+    """
+    from mpi4py import MPI
+
+    bell = Bell()
+    names, heard = introduce(bell, gather)
+    if not all(heard):
+        bell.close()
+        return None, []
+    window, blocks = open_window(handle, Barrier.nbytes(handle.size) if handle.rank == 0 else 0)
+    return Barrier(blocks[0], handle.rank, bell, names, window.Sync, partial(handle.Iprobe, MPI.ANY_SOURCE)), [window]
+
+
+def outnumber(size: int, gather: Gather) -> bool:
+    """Return whether so many ranks of a node are more than the cores that they may use together; every rank calls it."""
+    mine = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = {core for text in gather(" ".join(map(str, mine)).encode()) for core in text.split()}
+    return size > len(cores)
 
 
 def _aligned(memory: Any) -> np.ndarray:

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from hpcml.comm import simulated, world
+from hpcml.comm import node, simulated, world
 from hpcml.comm.alone import Alone
 from hpcml.comm.communicator import Communicator, name_ranks
 from hpcml.errors import CommError
@@ -199,12 +199,18 @@ def test_arrays_on_a_gpu_travel_through_host_memory(xp):
 
 
 @pytest.mark.mpi
-def test_ranks_that_outnumber_the_cores_give_them_away_while_they_wait():
+@pytest.mark.parametrize("bells", [True, False], ids=["bells", "none in reach"])
+def test_ranks_that_outnumber_the_cores_give_them_away_while_they_wait(monkeypatch, bells):
+    monkeypatch.setattr(node, "outnumber", lambda size, gather: True)
+    if not bells:
+        monkeypatch.setattr(node, "open_barrier", lambda handle, gather: (None, []))
     comm = world()
     inside, _ = comm.by_node()
-    inside.shared_blocks(64)
-    inside._crowded = True
-    for _ in range(3):
+    blocks = inside.shared_blocks(64)
+    for turn in range(1, 4):
+        blocks[inside.rank][0] = turn
+        inside.fence()
+        assert {int(block[0]) for block in blocks} == {turn}
         inside.fence()
     inside.barrier()
     started = time.process_time()
@@ -213,4 +219,5 @@ def test_ranks_that_outnumber_the_cores_give_them_away_while_they_wait():
     inside.fence()
     spent = time.process_time() - started
     inside.free()
-    assert inside.size == 1 or inside.rank == 0 or spent < 0.25
+    # One core of 0.5 s: looks 400 us apart take some per cent, a sleeper that is rung next to nothing.
+    assert inside.size == 1 or inside.rank == 0 or spent < (0.05 if bells else 0.25)
