@@ -1,4 +1,4 @@
-"""What waiting costs where ranks outnumber cores: seconds until an answer, CPU time of a rank that waits, and products beside letters.
+"""What waiting costs where ranks outnumber cores: until an answer, or the end of a fence; CPU time of who waits; products beside letters.
 
     python benchmarks/waiting.py [--ranks 4] [--seconds 1] [--rounds 5]
 
@@ -72,6 +72,8 @@ class Rank:
 
         self.comm, self.seconds, self.came = comm, seconds, list[np.ndarray]()
         self.post = Post(comm.mail(), lambda source, letter: self.came.append(letter), comm.threaded)
+        self.inside, _ = comm.by_node()
+        self.inside.shared_blocks(64)
 
     def round(self) -> dict[str, float]:
         """Return each measurement once."""
@@ -90,7 +92,29 @@ class Rank:
         rows["products while every other rank waits, of those while it sleeps"] = self.mean(half) / halved
         rows["CPU seconds a second of a rank that waits"] = self.mean(spent) * comm.size / (comm.size // 2)
         self.post.finish()
+        late, waiting = self.fences()
+        rows["microseconds from the last rank's coming to a fence until the others leave it"] = self.mean(1e6 * late)
+        rows["CPU seconds a second of a rank that waits at a fence"] = self.mean(waiting)
         return rows
+
+    def fences(self, late: float = 0.02) -> tuple[float, float]:
+        """Return how long fences took to end once the rank that was late had come, and CPU seconds a second of waiting for it."""
+        from hpcml.comm.communicator import Op
+
+        ends, cpu, waited = list[float](), 0.0, 0.0
+        for turn in range(int(25 * self.seconds)):
+            mine = turn % self.comm.size == self.comm.rank
+            self.comm.barrier()
+            time.sleep(late * mine)
+            came, before = np.array([time.perf_counter()]), time.process_time()
+            self.inside.fence()
+            left, spent = time.perf_counter(), time.process_time() - before
+            begin = float(came[0])
+            self.comm.all_reduce(came, Op.MAX)
+            if not mine:
+                ends.append(left - float(came[0]))
+                cpu, waited = cpu + spent, waited + left - begin
+        return statistics.median(ends), cpu / waited
 
     def mean(self, value: float, sleeping: bool = False) -> float:
         """Return the mean over the ranks."""

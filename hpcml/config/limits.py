@@ -85,6 +85,7 @@ _BELOW_ONE = (
 
 
 _ABOVE_ZERO = ("model.highest", "train.delta")
+
 _INSTEAD = {"server.ranks": ', or "all": every rank both serves and computes'}
 """Words that a key takes beside numbers, and what they mean."""
 
