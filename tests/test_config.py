@@ -64,12 +64,13 @@ positive = st.floats(0, 1e300)
     rate=positive,
     decay=positive,
     momentum=st.floats(0, 0.999),
+    modules=st.lists(text, max_size=3) | st.dictionaries(text, text, max_size=3),
 )
-def test_what_is_written_is_what_is_read(tmp_path_factory, train, hidden, seed, exact, rate, decay, momentum):
+def test_what_is_written_is_what_is_read(tmp_path_factory, train, hidden, seed, exact, rate, decay, momentum, modules):
     config = msgspec.convert(
         {
             "data": {"train": train},
-            "model": {"hidden": hidden},
+            "model": {"hidden": hidden, "weights": "start.npz", "modules": modules},
             "train": {"seed": seed, "exact": exact},
             "optimizer": {"rate": rate, "decay": decay, "momentum": momentum},
         },
@@ -89,6 +90,7 @@ WRONG = {
     "train.epochs=2.5": "train.epochs: expected `int`, got `float`",
     "train.exact=1": "train.exact: expected `bool`, got `int`",
     "model.hidden=[1.5]": r"model.hidden\[0\]: expected `int`",
+    'model.modules=["fc1"]': "means nothing without model.weights",
     "model.hidden=[0]": "each number must be 1 or more",
     "optimizer.name=adam": "optimizer.name: invalid enum value 'adam'; did you mean 'adamw'.; it is one of sgd, adamw, lars",
     "model.name=mpl": "did you mean 'mlp'.; it is one of mlp, softmax, linear",

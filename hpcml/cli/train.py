@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     with made(folder, comm):
         hooks = [Progress(), Recorder(folder, config.run.log_every)]
         told = Shown("hpcml train") if comm.rank == 0 else quiet
-        begin_with = partial(load_weights, source=config.model.weights) if config.model.weights else None
+        keys = config.model
+        begin_with = partial(load_weights, source=keys.weights, modules=keys.modules or None) if keys.weights else None
         job = build_job(config, comm, folder, args.resume, hooks, told, begin_with)
         require_epochs_left(job.trainer, config.train.epochs, folder)
         with comm.together():

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -76,7 +77,7 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
       synchronised: whether their batch norm goes over the rows of all workers.
     - layers, width, heads, context, vocabulary, dropout, attention_dropout, rotary, recompute, ngrams, buckets, recall: of a transformer,
       whose outputs are its vocabulary.
-    - weights: a file that the first weights come from, by hpcml's names or PyTorch's.
+    - weights: a file that the first weights come from, by hpcml's names or PyTorch's; modules: which of PyTorch's modules goes where.
     - steps: of a Gibbs chain, or sweeps of a recall; highest: the number that means on; grid, radius, halving, kept: of a map.
     """
 
@@ -108,6 +109,7 @@ class ModelConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     halving: int = 20
     kept: float = 0.0
     weights: str = ""
+    modules: list[str] | dict[str, str] = []
     dtype: Literal["float32", "float64"] = "float32"
 
 
@@ -264,5 +266,10 @@ def as_toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(as_toml(item) for item in value) + "]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {as_toml(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(key)} = {as_toml(item)}" for key, item in value.items()) + " }"
     return repr(value)
+
+
+def _key(key: str) -> str:
+    """Return a key as TOML writes it: in quotes, unless it is a bare word."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else as_toml(key)

@@ -218,6 +218,8 @@ def _contradictions(config: Config) -> Iterator[str]:
     for key in _NEEDED.get(config.model.name, ()):
         if not flat[f"model.{key}"]:
             yield f'a "{config.model.name}" needs model.{key}, such as {key} = [16, 32]'
+    if config.model.modules and not config.model.weights:
+        yield "model.modules says where PyTorch's weights go, which means nothing without model.weights; set it, or leave it out"
     if config.model.name == "transformer" and config.model.outputs:
         yield f"model.outputs is {config.model.outputs}, but a transformer's outputs are its vocabulary; set model.vocabulary"
     yield from _own_rule_contradictions(config)

@@ -55,8 +55,10 @@ MEANINGS = {
     "model.radius": "`som`: of the neighbourhood at the first step, in units of the grid; 0: half the longest side",
     "model.halving": "`som`: steps in which the radius halves, down to 0.5",
     "model.kept": "`som`: part of the neighbourhood sums that a step keeps; 0: the batch rule",
-    "model.weights": "a `.safetensors` or `.pt` file that the first weights come from, of the same architecture;"
+    "model.weights": "a `.safetensors`, `.npz` or `.pt` file that the first weights come from, of the same architecture;"
     " a resumed run does not read it",
+    "model.modules": "of PyTorch's weights where order or names tell nothing: its modules in the order of the layers, or by layer,"
+    ' such as `{"0.dense" = "fc1"}`',
     "model.dtype": "`float32`, `float64`",
     "train.epochs": "passes over the training rows",
     "train.batch": "rows of the global batch, whatever the number of ranks",

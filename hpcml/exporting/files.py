@@ -1,4 +1,7 @@
-"""Files of tensors: safetensors read and written, PyTorch's own files read; the libraries are imported when first used."""
+"""Files of tensors: safetensors read and written, NumPy's and PyTorch's own read; the libraries are imported when first used.
+
+Nothing in a file is ever run: arrays of objects, and pickles of anything but tensors, are refused.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
 from hpcml.errors import ConfigError, ExportError
 
 TORCH_FILES = (".pt", ".pth", ".bin")
+READ = (".safetensors", ".npz", *TORCH_FILES)
+"""Endings of the files that weights are read from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +46,11 @@ def read_tensors(source: Path | Mapping[str, Any]) -> Tensors:
         return Tensors("the state dict", _numbers(source, "the state dict"), True)
     if source.suffix == ".safetensors":
         return Tensors(str(source), _read_safetensors(source), False)
+    if source.suffix == ".npz":
+        return Tensors(str(source), _numbers(_read_npz(source), str(source)), True)
     if source.suffix in TORCH_FILES:
         return Tensors(str(source), _numbers(_load_torch(source), str(source)), True)
-    raise ExportError(f"{source}: weights are read from .safetensors, {', '.join(TORCH_FILES)} files; rename it, or give a mapping")
+    raise ExportError(f"{source}: weights are read from {', '.join(READ)} files; rename it, or save it as one of them")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], told: Mapping[str, str]) -> None:
@@ -102,15 +111,28 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise ExportError(f"{path}: no readable safetensors file: {error}{hint}") from error
 
 
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, EOFError, ValueError, TypeError, AttributeError, BadZipFile) as error:  # AttributeError: one array alone
+        text = f"{path}: no readable .npz file: {error}; expected np.savez(file, **arrays) of numbers"
+        raise ExportError(text) from error
+
+
 def _load_torch(path: Path) -> Mapping[str, Any]:
     try:
         import torch
     except ImportError as error:
-        raise ConfigError(f"{path}: PyTorch's own files need PyTorch; install it, or save the state dict as safetensors") from error
+        where = "where it is, save the state dict by safetensors.torch.save_file(state, 'weights.safetensors')"
+        raise ConfigError(f"{path}: PyTorch's own files need PyTorch; install it, or {where}") from error
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # unpickling fails in many ways
-        raise ExportError(f"{path}: no readable state dict: {error}") from error
+    except Exception as error:  # a broken file fails in many ways
+        if not (isinstance(error, UnpicklingError) and is_zipfile(path)):
+            raise ExportError(f"{path}: no readable state dict: {error}") from error
+        text = f"{path}: holds more than tensors, and reading that could run code; if you trust it, save what is needed of it:"
+        raise ExportError(f"{text} torch.save(torch.load(path, weights_only=False).state_dict(), 'weights.pt')") from error
     if not isinstance(loaded, Mapping):
         raise ExportError(
             f"{path}: holds a {type(loaded).__name__}; expected a state dict, as torch.save(model.state_dict(), ...) writes it"
@@ -122,11 +144,15 @@ def _numbers(values: Mapping[str, Any], told: str) -> dict[str, np.ndarray]:
     """Return host arrays; a tensor is asked by its own methods, so that nothing imports PyTorch."""
     found: dict[str, np.ndarray] = {}
     for name, value in values.items():
+        if not isinstance(name, str):
+            raise ExportError(f"{told}: the name {name!r} is a {type(name).__name__}, expected text")
         if hasattr(value, "detach"):
             value = value.detach().cpu()
             value = value.double().numpy() if value.is_floating_point() else value.numpy()  # numpy has no bfloat16
         array = np.asarray(value)
         if array.dtype.kind not in "fiub":
-            raise ExportError(f"{told}: {name!r} is a {type(value).__name__}, expected an array; give the state dict that is inside it")
+            keys = ", ".join(repr(key) for key, inner in values.items() if isinstance(inner, Mapping))
+            hint = f"; save the state dict that is inside it alone, one of {keys}" if keys else ""
+            raise ExportError(f"{told}: {name!r} is a {type(value).__name__}, expected an array{hint}")
         found[name] = array
     return found

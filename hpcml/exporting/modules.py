@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
-from hpcml.errors import ExportError
+from hpcml.errors import ExportError, HpcmlError, ShapeError
 from hpcml.exporting.files import Tensors
 from hpcml.nn import Model, layers
 from hpcml.nn.layers.chain import numbered, walk
 from hpcml.nn.layers.layer import Layer, Shape
 
 Arrays = dict[str, np.ndarray]
+Named = Sequence[str] | Mapping[str, str] | None
+"""PyTorch's modules in the order of the layers, or by the paths of the layers; None: in the order of the state dict."""
+
+HINT = """where order or names alone differ, say which module goes where: modules = ["conv1", ...] or {"0.conv" = "conv1", ...}"""
 
 RECURRENT = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 TENSORS = ("weight", "bias", "running_mean", "running_var", *RECURRENT)
@@ -45,31 +51,44 @@ class Place:
     """Whether a state dict may lack it: a head that shares the embedding's table."""
 
 
-def translated(model: Model, tensors: Tensors, names: Sequence[str] | None) -> tuple[Arrays, dict[str, str]]:
+def translated(model: Model, tensors: Tensors, names: Named) -> tuple[Arrays, dict[str, str]]:
     """Return arrays by the arena's names, and the tensors that each was made of.
 
     Raises:
-        ExportError: if the modules are not those of the model's layers, or their order is not known.
+        ExportError: if the modules are not those of the model's layers, or their order is not known; all are drawn side by side.
+        ShapeError: if only shapes do not fit; all are drawn too.
     """
-    modules, wanted = _modules(tensors), places(model)
-    order = list(names) if names is not None else _in_order(list(modules), tensors)
-    lacking = [name for name in order if name not in modules]
-    if lacking or len(order) != len(modules):
-        which = f"there is no module {lacking[0]!r}" if lacking else f"{len(order)} of {len(modules)} modules are named"
-        raise ExportError(f"{tensors.told}: {which}; its modules are {', '.join(modules)}")
-    if len(order) == len(wanted) - 1 and wanted[-1].optional:
-        wanted = wanted[:-1]
-    if len(order) != len(wanted) or any(set(place.wants) != set(modules[name]) for place, name in zip(wanted, order, strict=True)):
-        raise ExportError(f"{tensors.told}: not the modules of this model's layers\n{_drawn(wanted, order, modules)}")
+    modules = _modules(tensors)
     found: Arrays = {}
     origin: dict[str, str] = {}
-    for place, name in zip(wanted, order, strict=True):
-        for target, array in place.fill({key: tensors.arrays[full] for key, full in modules[name].items()}).items():
+    drawn, errors = [f"{tensors.told}: not the modules of this model's layers"], set[type[HpcmlError]]()
+    for place, name in _paired(places(model), modules, tensors, names):
+        drawn.append(_line(place, name, modules))
+        if place is None or name is None or set(place.wants) != set(modules[name]):
+            drawn[-1] += "  <- here"
+            errors.add(ExportError)
+            continue
+        made = place.fill({key: tensors.arrays[full] for key, full in modules[name].items()})
+        if misfits := misshapen(made, model):
+            drawn += [f"  {misfit}  <- here" for misfit in misfits]
+            errors.add(ShapeError)
+        for target, array in made.items():
             if target in found and not np.array_equal(found[target], array):
                 raise ExportError(f"{tensors.told}: {name} differs from {origin[target]}; this model's {place.path} shares its numbers")
             found[target] = array
             origin[target] = " + ".join(modules[name][key] for key in place.wants)
+    if errors:
+        raise (ExportError if ExportError in errors else ShapeError)("\n  ".join([*drawn, HINT]))
     return found, origin
+
+
+def misshapen(arrays: Arrays, model: Model) -> list[str]:
+    """Return a line for each array that has another shape than the model's parameter of its name."""
+    return [
+        f"{name} has shape {model.arena.view(name).shape}, the weights give {array.shape}"
+        for name, array in arrays.items()
+        if array.shape != model.arena.view(name).shape
+    ]
 
 
 def places(model: Model) -> list[Place]:
@@ -164,6 +183,8 @@ def _conv(own: dict[str, str], tensors: Arrays) -> Arrays:
 
 def _recurrent(own: dict[str, str], tensors: Arrays) -> Arrays:
     state, bias = tensors["bias_hh"].copy(), tensors["bias_ih"]
+    if state.shape != bias.shape:
+        raise ShapeError(f"{own['bias']}: PyTorch's bias_ih and bias_hh are of one shape, these are {bias.shape} and {state.shape}")
     made = {own["input"]: tensors["weight_ih"].T, own["state"]: tensors["weight_hh"].T}
     if "state_bias" in own:  # of a GRU: it stands inside the product with the reset gate
         kept = len(state) * 2 // 3
@@ -194,6 +215,27 @@ def _modules(tensors: Tensors) -> dict[str, dict[str, str]]:
     return found
 
 
+def _paired(wanted: list[Place], modules: Mapping[str, Any], tensors: Tensors, names: Named) -> list[tuple[Place | None, str | None]]:
+    """Return which module goes to which place; None where there is none.
+
+    Raises:
+        ExportError: for names of modules or layers that are not there, or modules that are not named.
+    """
+    order = list(names.values() if isinstance(names, Mapping) else names or _in_order(list(modules), tensors))
+    paths = [place.path for place in wanted]
+    wrong = [f"there is no layer {path!r}" for path in names if path not in paths] if isinstance(names, Mapping) else []
+    wrong += [f"there is no module {name!r}" for name in order if name not in modules]
+    wrong += [f"the module {name!r} is not named" for name in modules if name not in order]
+    if wrong:
+        told = f"the model's layers are {', '.join(paths)}; the modules {', '.join(modules)}"
+        raise ExportError(f"{tensors.told}: {'; '.join(wrong)}; {told}")
+    if isinstance(names, Mapping):
+        return [(place, names.get(place.path)) for place in wanted if place.path in names or not place.optional]
+    if len(order) == len(wanted) - 1 and wanted[-1].optional:
+        wanted = wanted[:-1]
+    return list(zip_longest(wanted, order))
+
+
 def _in_order(names: list[str], tensors: Tensors) -> list[str]:
     """Return the modules in the order of their use, as far as their names and the order of the state dict tell it."""
     split = [name.split(".") for name in names]
@@ -203,8 +245,8 @@ def _in_order(names: list[str], tensors: Tensors) -> list[str]:
                 beside = {other[depth] for other in split if other[:depth] == parts[:depth] and len(other) > depth}
                 if len(beside) > 1 and not all(re.fullmatch(r"l?\d+", part) for part in beside) and not beside <= set(ENCODER):
                     raise ExportError(
-                        f"{tensors.told}: a safetensors file does not keep the order of PyTorch's modules; give"
-                        f" load_weights(..., modules=[...]) these in the order of the model's layers: {', '.join(names)}"
+                        f"{tensors.told}: a safetensors file does not keep the order of PyTorch's modules; give modules"
+                        f" (model.modules in a job): these, in the order of the model's layers: {', '.join(names)}"
                     )
         names = sorted(names, key=lambda name: [(int(re.sub(r"\D", "", part) or 0), part) for part in name.split(".")])
     first: dict[str, int] = {}
@@ -225,14 +267,8 @@ def _encoder(name: str, names: set[str]) -> tuple[str, str]:
     return "", ""
 
 
-def _drawn(wanted: Sequence[Place], order: Sequence[str], modules: dict[str, dict[str, str]]) -> str:
-    """Return layers and modules side by side, with a mark where they part."""
-    lines = []
-    for number in range(max(len(wanted), len(order))):
-        place = wanted[number] if number < len(wanted) else None
-        name = order[number] if number < len(order) else None
-        left = f"{place.path} ({', '.join(place.wants)})" if place else "no layer"
-        right = f"{name} ({', '.join(modules[name])})" if name is not None else "no module"
-        parted = place is None or name is None or set(place.wants) != set(modules[name])
-        lines.append(f"  {left} <- {right}" + ("  <- here" if parted else ""))
-    return "\n".join(lines)
+def _line(place: Place | None, name: str | None, modules: dict[str, dict[str, str]]) -> str:
+    """Return a layer and a module side by side."""
+    left = f"{place.path} ({', '.join(place.wants)})" if place else "no layer"
+    right = f"{name} ({', '.join(modules[name])})" if name is not None else "no module"
+    return f"{left} <- {right}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from hpcml.arrays import to_host
 from hpcml.errors import ExportError, NumericsError, ShapeError
 from hpcml.exporting.files import Tensors, read_tensors, write_tensors
-from hpcml.exporting.modules import translated
+from hpcml.exporting.modules import Named, misshapen, translated
 from hpcml.nn import Model
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -35,7 +35,7 @@ def export_weights(model: Model, path: str | os.PathLike[str], told: Mapping[str
     write_tensors(Path(path), tensors, {**(told or {}), "format": "hpcml", "layout": model.arena.fingerprint()})
 
 
-def load_weights(model: Model, source: Source, *, modules: Sequence[str] | None = None) -> dict[str, str]:
+def load_weights(model: Model, source: Source, *, modules: Named = None) -> dict[str, str]:
     """Overwrite a model's parameters and running statistics with weights from outside, rounded to the model's dtype.
 
     Weights by hpcml's names are taken as they are. Other names are read as a PyTorch state dict of the same architecture: its modules in
@@ -44,45 +44,42 @@ def load_weights(model: Model, source: Source, *, modules: Sequence[str] | None 
 
     Args:
         model: the same on every rank; each rank reads for itself.
-        source: a .safetensors file, a .pt, .pth or .bin file with a state dict (imports PyTorch), or a mapping of names to arrays.
-        modules: PyTorch's module names, such as ["conv1", "fc1"], in the order of the model's layers that have parameters;
-            needed where they were registered in another order, or come from a safetensors file, which keeps none.
+        source: a .safetensors or .npz file, a .pt, .pth or .bin file with a state dict (imports PyTorch), or a mapping of names to arrays.
+        modules: PyTorch's module names, such as ["conv1", "fc1"], in the order of the model's layers that have parameters, or by layer,
+            such as {"0.dense": "fc1", "2.dense": "fc2"}; needed where they were registered in another order, or come from a safetensors
+            file, which keeps none.
 
     Returns:
         Name of each of the model's parameters -> names of the tensors that it was made of.
 
     Raises:
         ConfigError: if the library that reads such a file is not installed.
-        ExportError: if the file cannot be read, or names are missing or left over.
-        ShapeError: if a tensor has another shape than the parameter.
+        ExportError: if the file cannot be read, or names are missing or left over; all are told, and shapes that do not fit.
+        ShapeError: if only shapes do not fit; all are told.
         NumericsError: if a number is not finite in the model's dtype.
     """
     tensors = read_tensors(source if isinstance(source, Mapping) else Path(source))
     names = [p.name for p in model.arena]
     if modules is None and set(names) & set(tensors.arrays):
-        found, origin = _by_name(names, tensors), dict(zip(names, names, strict=True))
+        found, origin = _by_name(model, tensors), dict(zip(names, names, strict=True))
     else:
         found, origin = translated(model, tensors, modules)
     vector = np.empty(model.arena.n, model.arena.dtype)
-    for p in model.arena:
-        _require_fit(p.name, found[p.name], p.shape, tensors.told, origin[p.name])
-        with np.errstate(over="ignore"):  # told below
+    with np.errstate(over="ignore"):  # told below
+        for p in model.arena:
             vector[p.span] = found[p.name].reshape(-1)
-        if not np.isfinite(vector[p.span]).all():
-            raise NumericsError(f"{tensors.told}: {origin[p.name]} holds numbers that are not finite as {model.arena.dtype.name}")
+    wrong = [origin[p.name] for p in model.arena if not np.isfinite(vector[p.span]).all()]
+    if wrong:
+        raise NumericsError(f"{tensors.told}: numbers that are not finite as {model.arena.dtype.name} are in {', '.join(wrong)}")
     model.arena.data[...] = model.arena.device.place(vector)
     return origin
 
 
-def _by_name(names: Sequence[str], tensors: Tensors) -> dict[str, np.ndarray]:
-    missing = [name for name in names if name not in tensors.arrays]
-    left = [name for name in tensors.arrays if name not in set(names)]
-    if missing or left:
-        wrong = [f"{what} {', '.join(which)}" for what, which in (("it lacks", missing), ("the model has no", left)) if which]
-        raise ExportError(f"{tensors.told}: not the weights of this model: {'; '.join(wrong)}")
-    return tensors.arrays
-
-
-def _require_fit(name: str, array: np.ndarray, shape: tuple[int, ...], told: str, origin: str) -> None:
-    if array.shape != shape:
-        raise ShapeError(f"{told}: {name} has shape {shape}, {origin} gives {array.shape}")
+def _by_name(model: Model, tensors: Tensors) -> dict[str, np.ndarray]:
+    shapes, arrays = {p.name: p.shape for p in model.arena}, tensors.arrays
+    names = [f"missing: {name} {shape}" for name, shape in shapes.items() if name not in arrays]
+    names += [f"unexpected: {name} {array.shape}" for name, array in arrays.items() if name not in shapes]
+    wrong = misshapen({name: array for name, array in arrays.items() if name in shapes}, model)
+    if names or wrong:
+        raise (ExportError if names else ShapeError)("\n  ".join([f"{tensors.told}: not the weights of this model", *names, *wrong]))
+    return arrays

@@ -25,28 +25,29 @@ def test_training_goes_on_from_the_file_on_any_ranks_and_a_resumed_run_needs_it_
     assert job.digest("R1") == job.digest("R3") == job.digest("part") != job.digest("plain")
 
 
-def test_no_steps_leave_the_numbers_of_the_file(job):
-    from hpcml.exporting import export_weights, load_weights
+def test_no_steps_leave_the_numbers_of_pytorchs_modules_where_the_job_puts_them(job):
+    from hpcml.exporting import load_weights
 
     wanted, found = (mlp([WIDTH, 5, CLASSES], seed=seed) for seed in (99, 1))
-    export_weights(wanted, job.folder / "start.safetensors")
-    job.train(2, "run", "model.weights=start.safetensors", "optimizer.rate=0").check()
+    names = {"2.dense": "head", "0.dense": "body.fc1"}
+    numbers = {f"{name}.{key}": wanted.arena.view(f"{path}.{key}").data.T for path, name in names.items() for key in ("weight", "bias")}
+    np.savez(job.folder / "start.npz", **numbers)
+    modules = "{'0.dense' = 'body.fc1', '2.dense' = 'head'}"
+    job.train(2, "run", "model.weights=start.npz", f"model.modules={modules}", "optimizer.rate=0").check()
     job.hpcml(1, "checkpoint", "export", "run", "--out", "end.safetensors").check()
     load_weights(found, job.folder / "end.safetensors")
     np.testing.assert_array_equal(found.arena.data, wanted.arena.data)
 
 
-@pytest.mark.parametrize("case", ["none", "missing and extra", "shape"])
-def test_a_wrong_file_ends_all_ranks_with_its_name_and_leaves_no_run(job, case):
+@pytest.mark.parametrize("case", ["none", "names and shapes"])
+def test_a_wrong_file_ends_all_ranks_with_all_that_is_wrong_and_leaves_no_run(job, case):
     model, path = mlp([WIDTH, 5, CLASSES]), job.folder / "start.safetensors"
-    tensors = {p.name: p.data.copy() for p in model.arena}
-    first = next(iter(tensors))
-    text = "no readable safetensors file"
-    if case == "missing and extra":
-        tensors["other"], text = tensors.pop(first), f"it lacks {first}; the model has no other"
-    elif case == "shape":
-        tensors[first], text = np.zeros((2, 2), np.float32), f"{first} has shape ({WIDTH}, 5), {first} gives (2, 2)"
+    texts = ["no readable safetensors file"]
     if case != "none":
+        tensors = {p.name: p.data.copy() for p in model.arena}
+        first, second, *_ = tensors
+        tensors |= {"other": tensors.pop(first), second: np.zeros((2, 2), np.float32)}
+        texts = [f"missing: {first}", "unexpected: other", f"{second} has shape (5,), the weights give (2, 2)"]
         safetensors.save_file(tensors, path)
-    explained(job.train(2, "run", "model.weights=start.safetensors"), "rank 0", "start.safetensors", text)
+    explained(job.train(2, "run", "model.weights=start.safetensors"), "rank 0", "start.safetensors", *texts)
     assert not (job.folder / "run").exists()

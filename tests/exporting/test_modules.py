@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -201,13 +203,24 @@ def test_files_that_pytorch_writes(torch, suffix, dtype, tmp_path):
         np.testing.assert_array_equal(model.arena.view(ours).data, theirs.detach().float().numpy().T)
 
 
-def test_a_file_that_holds_a_whole_module_or_nothing_of_the_kind_is_refused(torch, tmp_path):
-    torch.save({"epoch": 3, "model": torch.nn.Linear(1, 1).state_dict()}, tmp_path / "a.pt")
-    with pytest.raises(ExportError, match=r"'model' is a .*Dict, expected an array; give the state dict that is inside it"):
+def test_a_file_that_holds_anything_but_tensors_is_refused_and_nothing_in_it_is_run(torch, tmp_path):
+    class Runs:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "was run",))
+
+    for held, message in (
+        (
+            {"epoch": 3, "model": torch.nn.Linear(1, 1).state_dict()},
+            "'model' is a .*Dict, expected an array; .* alone, one of 'model'",
+        ),
+        ([1, 2], "holds a list; expected a state dict"),
+        ({"a": Runs()}, r".*could run code; if you trust it, .*weights_only=False"),
+        (torch.nn.Linear(1, 1), r".*could run code; if you trust it, .*weights_only=False"),
+    ):
+        torch.save(held, tmp_path / "a.pt")
+        with pytest.raises(ExportError, match=f"a.pt: {message}"):
+            load_weights(mlp([1, 1]), tmp_path / "a.pt")
+    (tmp_path / "a.pt").write_bytes(b"no")
+    with pytest.raises(ExportError, match=r"a.pt: no readable state dict"):
         load_weights(mlp([1, 1]), tmp_path / "a.pt")
-    torch.save([1, 2], tmp_path / "b.pt")
-    with pytest.raises(ExportError, match="holds a list; expected a state dict"):
-        load_weights(mlp([1, 1]), tmp_path / "b.pt")
-    (tmp_path / "c.pt").write_bytes(b"no")
-    with pytest.raises(ExportError, match=r"c.pt: no readable state dict"):
-        load_weights(mlp([1, 1]), tmp_path / "c.pt")
+    assert not (tmp_path / "was run").exists()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hpcml.errors import ExportError, NumericsError, ShapeError
 from hpcml.exporting import export_weights, load_weights
 from hpcml.nn import (
+    RNN,
     BatchNorm,
     Conv,
     Dense,
@@ -84,11 +85,24 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("state", "error", "message"),
     [
-        (changed(bias=None), ExportError, "state dict: not the weights of this model: it lacks 0.dense.bias"),
-        (changed(other=np.ones(3)), ExportError, "the model has no 0.dense.other"),
-        (changed(weight=np.ones((3, 4))), ShapeError, r"0.dense.weight has shape \(4, 3\), 0.dense.weight gives \(3, 4\)"),
-        (changed(bias=np.array([0, np.nan, 1])), NumericsError, "0.dense.bias holds numbers that are not finite as float32"),
-        (changed(bias=np.array([0, 1e300, 1])), NumericsError, "0.dense.bias holds numbers that are not finite as float32"),
+        (
+            changed(bias=None, other=np.ones(3), weight=np.ones((3, 4))),
+            ExportError,
+            r"dict: not the weights of this model\n  missing: 0.dense.bias \(3,\)\n  unexpected: 0.dense.other \(3,\)\n"
+            r"  0.dense.weight has shape \(4, 3\), the weights give \(3, 4\)$",
+        ),
+        (changed(weight=np.ones((3, 4))), ShapeError, r"model\n  0.dense.weight has shape \(4, 3\), the weights give \(3, 4\)$"),
+        (
+            changed(bias=np.array([0, np.nan, 1]), weight=np.full((4, 3), 1e300)),
+            NumericsError,
+            "not finite as float32 are in 0.dense.weight, 0.dense.bias",
+        ),
+        ({7: np.ones(3)}, ExportError, "the name 7 is a int, expected text"),
+        (
+            {"model": changed(), "epoch": 3, "gone": "text"},
+            ExportError,
+            "'model' is a dict, expected an array; .* alone, one of 'model'",
+        ),
         (changed(bias="text"), ExportError, "'0.dense.bias' is a str, expected an array"),
         ({}, ExportError, "not the modules of this model's layers\n  0.dense .weight, bias. <- no module  <- here"),
     ],
@@ -101,12 +115,24 @@ def test_what_does_not_fit_is_named_and_changes_nothing(state, error, message):
     np.testing.assert_array_equal(model.arena.data, before)
 
 
-@pytest.mark.parametrize("name", ["cut.safetensors", "missing.safetensors", "model.h5"])
+@pytest.mark.parametrize("name", ["cut.safetensors", "missing.safetensors", "model.h5", "missing.npz", "cut.npz", "one.npz", "objects.npz"])
 def test_a_file_that_cannot_be_read_is_named(name, tmp_path, safetensors):
     if name.startswith("cut"):
         (tmp_path / name).write_bytes(b"\x10\x00")
+    elif name.startswith(("one", "objects")):
+        with (tmp_path / name).open("wb") as file:
+            np.save(file, np.ones(3)) if name.startswith("one") else np.savez(file, a=np.array([{}], object))
     with pytest.raises(ExportError, match=name):
         load_weights(mlp([2, 2]), tmp_path / name)
+
+
+@pytest.mark.parametrize("pytorch", [False, True])
+def test_npz_files_give_arrays_by_name_or_modules_in_their_order(pytorch, tmp_path):
+    model, named = mlp([3, 3, 3]), state(up=linear(3, 3), down=linear(3, 3, 50))
+    np.savez(tmp_path / "w.npz", **(named if pytorch else arrays(mlp([3, 3, 3], seed=5))))
+    load_weights(model, tmp_path / "w.npz")
+    expected = named["down.weight"].T if pytorch else mlp([3, 3, 3], seed=5).arena.view("2.dense.weight").data
+    np.testing.assert_array_equal(model.arena.view("2.dense.weight").data, expected)
 
 
 def test_nothing_of_an_export_stays_where_it_fails(tmp_path, safetensors):
@@ -148,25 +174,61 @@ def test_a_safetensors_file_of_named_modules_needs_their_order(tmp_path, safeten
 
     model, named = mlp([3, 3, 3]), state(up=linear(3, 3), down=linear(3, 3, 50))
     save_file(named, tmp_path / "torch.safetensors")
-    with pytest.raises(ExportError, match=r"does not keep the order.*modules=.*down, up"):
+    with pytest.raises(ExportError, match=r"does not keep the order.*model.modules in a job.*down, up"):
         load_weights(model, tmp_path / "torch.safetensors")
     load_weights(model, tmp_path / "torch.safetensors", modules=["up", "down"])
     np.testing.assert_array_equal(model.arena.view("2.dense.bias").data, named["down.bias"])
 
 
+@pytest.mark.parametrize("modules", [["up", "down"], {"2.dense": "down", "0.dense": "up"}])
+def test_modules_go_where_they_are_named_whatever_their_order(modules):
+    model, named = mlp([3, 3, 3]), state(down=linear(3, 3, 50), up=linear(3, 3))
+    assert load_weights(model, named, modules=modules)["0.dense.bias"] == "up.weight + up.bias"
+    np.testing.assert_array_equal(model.arena.view("2.dense.bias").data, named["down.bias"])
+
+
 @pytest.mark.parametrize(
     ("modules", "message"),
-    [(["up", "left"], "no module 'left'; its modules are up, down"), (["up"], "1 of 2 modules are named")],
+    [
+        (
+            ["up", "left"],
+            "there is no module 'left'; the module 'down' is not named; the model's layers are 0.dense, 2.dense; the modules up, down",
+        ),
+        (["up", "up"], "the module 'down' is not named"),
+        ({"0.dense": "up", "fc": "x"}, "no layer 'fc'; there is no module 'x'; the module 'down' is not named"),
+        ({"0.dense": "up", "2.dense": "up"}, "the module 'down' is not named"),
+        ({}, "the module 'up' is not named; the module 'down' is not named"),
+    ],
 )
-def test_modules_that_are_not_there_are_named(modules, message):
+def test_modules_that_are_not_there_or_left_over_are_named(modules, message):
     with pytest.raises(ExportError, match=message):
         load_weights(mlp([3, 3, 3]), state(up=linear(3, 3), down=linear(3, 3)), modules=modules)
 
 
 def test_modules_that_do_not_match_are_drawn_beside_the_layers():
-    model = Model([Dense(3), BatchNorm()], (3,))
-    with pytest.raises(ExportError, match=r"  0.dense .weight, bias. <- a .weight, bias.\n  1.batchnorm .* <- b .weight, bias.  <- here"):
-        load_weights(model, state(a=linear(3, 3), b={"weight": np.ones(3), "bias": np.ones(3)}))
+    model = Model([Dense(3), BatchNorm(), Dense(2)], (3,))
+    with pytest.raises(ExportError) as caught:
+        load_weights(model, state(a=linear(3, 4), b={"weight": np.ones(3), "bias": np.ones(3)}, c=linear(2, 3), d=linear(1, 1)))
+    assert str(caught.value).splitlines()[:-1] == [
+        "the state dict: not the modules of this model's layers",
+        "  0.dense (weight, bias) <- a (weight, bias)",
+        "    0.dense.weight has shape (3, 3), the weights give (4, 3)  <- here",
+        "  1.batchnorm (weight, bias, running_mean, running_var) <- b (weight, bias)  <- here",
+        "  2.dense (weight, bias) <- c (weight, bias)",
+        "  no layer <- d (weight, bias)  <- here",
+    ]
+
+
+def test_all_shapes_that_do_not_fit_are_told_at_once():
+    model = mlp([4, 3, 2])
+    with pytest.raises(ShapeError, match=r"0.dense.weight has shape \(4, 3\).*\(3, 4\).*\n.*\n.*2.dense.bias .*\(2,\), .*\(1,\)"):
+        load_weights(model, state(a={"weight": np.ones((4, 3)), "bias": np.ones(3)}, b={"weight": np.ones((2, 3)), "bias": np.ones(1)}))
+
+
+def test_biases_of_a_recurrent_module_are_of_one_shape():
+    tensors = {"weight_ih": np.ones((5, 3)), "weight_hh": np.ones((5, 5)), "bias_ih": np.ones(5), "bias_hh": np.ones(4)}
+    with pytest.raises(ShapeError, match=r"bias_ih and bias_hh are of one shape, these are \(5,\) and \(4,\)"):
+        load_weights(Model([RNN(5)], (4, 3)), {f"{name}_l0": array for name, array in tensors.items()})
 
 
 class Odd(Dense):
