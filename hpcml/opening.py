@@ -87,7 +87,8 @@ def index_together(
 
 def reading(keys: DataConfig) -> dict[str, Any]:
     """Return how files become rows, as `index_shards` takes it: cf, fill, packing."""
-    return {"cf": keys.cf, "fill": None if keys.fill == "" else float(keys.fill), "packing": Packing.from_keys(keys)}
+    cf = keys.cf if isinstance(keys.cf, bool) else None
+    return {"cf": cf, "fill": None if keys.fill == "" else float(keys.fill), "packing": Packing.from_keys(keys)}
 
 
 def stage_together(index: Index, folder: str, comm: Communicator, told: Progress) -> None:

@@ -32,7 +32,7 @@ class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     - features: one name, or a list of names whose numbers are joined into one flat row.
     - weights: one number a row by which its loss counts; left out, all count alike.
-    - cf, fill: apply scale_factor, add_offset and _FillValue; fill values become `fill`, or are refused with their row.
+    - cf, fill: whether attributes such as scale_factor and _FillValue are applied; what values that are none become, else they are refused.
     - sparse, ragged: the data sets of rows of variable length, where their names are not the usual ones; pad_to: their length in memory.
     - pad_with, truncate: what stands behind a ragged row; whether entries behind pad_to are left out instead of refused.
     - block: rows that stay together (0: chosen by the bytes of a row and the chunks); window: blocks mixed in memory.
@@ -50,7 +50,7 @@ class DataConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     features: str | list[str] = "x"
     target: str = "y"
     weights: str = ""
-    cf: bool = False
+    cf: bool | Literal["refuse"] = "refuse"
     fill: float | Literal[""] = ""
     sparse: list[str] = []
     ragged: list[str] = []

@@ -229,6 +229,8 @@ def _contradictions(config: Config) -> Iterator[str]:
         lengths = flat[f"model.{key}"]
         if lengths and (min(lengths) < 1 or config.model.width % len(lengths)):
             yield f"model.{key} is {lengths}; give lengths of 1 token or more, as many as divide model.width = {config.model.width}"
+    if config.data.fill != "" and config.data.cf is not True:
+        yield f"data.fill is {config.data.fill}, but fill values are replaced under data.cf = true only; set it, or leave data.fill out"
     if len(config.data.sparse) not in (0, 3):
         yield f'data.sparse is {config.data.sparse}; name entries, columns and offsets, as in ["data", "indices", "indptr"]'
     if len(config.data.ragged) not in (0, 2):

@@ -12,7 +12,7 @@ MEANINGS = {
     "data.features": "name of the features in a shard; a list of names is joined into one flat row",
     "data.target": "name of the target in a shard",
     "data.weights": "name of one number a row by which its loss counts; left out, all count alike",
-    "data.cf": "apply `scale_factor`, `add_offset` and `_FillValue` of the CF convention",
+    "data.cf": "`true`: `scale_factor`, `_FillValue` and their like are applied; `false`: numbers as they stand; `refuse`: docs/shards.md",
     "data.fill": "with cf, what fill values become; left out, they are refused with their row",
     "data.sparse": 'names of entries, columns and offsets in the group of a sparse field; left out, `["data", "indices", "indptr"]`',
     "data.ragged": 'names of entries and offsets in the group of a ragged field; left out, `["values", "offsets"]`',

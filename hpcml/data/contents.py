@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from hpcml.data.foreign import foreign_rows
 from hpcml.data.packed import describe_group, packed_of
 from hpcml.data.shards import dtype_of, open_file
 from hpcml.data.storage import require_filters
 from hpcml.data.variable import SHAPES, SPARSE, refuse_columns_first, variable_groups
+from hpcml.data.walking import walk
 from hpcml.errors import ShardError
 
 Shape = tuple[int, ...]
@@ -38,6 +40,7 @@ class Contents:
         others: name -> (rows of a chunk or 0, bytes of an entry, entries) of arrays of numbers that are no row fields: what the
             manifest hashes beside the rows, so that rows of variable length are checked too.
         variable: groups of rows of variable length, and the names of their data sets there; those with a row for each are row fields.
+        links: other names in the file -> what they lead to there; what lies behind links to other files is a field as any other.
     """
 
     rows: int
@@ -48,6 +51,7 @@ class Contents:
     chunk: int = 0
     others: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     variable: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    links: dict[str, str] = field(default_factory=dict)
 
     @property
     def row_bytes(self) -> int:
@@ -97,20 +101,22 @@ def read_contents(path: str | Path, along: str | None = None, common: Collection
 def _read_contents(path: Path, file: Any, along: str | None, without: Collection[str]) -> Contents:
     import h5py
 
-    found: dict[str, Any] = {}
-    file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
-    variable = variable_groups(file)
+    walked = walk(file)
+    for name, place in walked.lost.items():
+        raise ShardError(f"{path}: {name!r} is a link to {place}, which cannot be found; mend the link, or take it out of the file")
+    found, variable = walked.datasets, variable_groups(walked)
     for item in found.values():
         require_filters(path, item)
     for name in variable:
         refuse_columns_first(f"{path}: field {name!r}", file[name])
     spread = {name: int(file[name][names[-1]].shape[0]) - 1 for name, names in variable.items()}
-    lengths = {**{name: int(item.shape[0]) for name, item in found.items() if item.shape and name not in _held(variable)}, **spread}
-    if along is not None and (along.strip("/") or "/") not in lengths:
+    lengths = {**{name: int(item.shape[0]) for name, item in found.items() if name not in _held(variable) and _has_rows(item)}, **spread}
+    along = None if along is None else walked.links.get(along.strip("/"), along.strip("/") or "/")
+    if along is not None and along not in lengths:
         raise ShardError(f"{path}: field {along!r} is absent or has no rows; the file has {', '.join(map(repr, found)) or '(nothing)'}")
     if not lengths:
         raise ShardError(f"{path}: holds no data set with rows; it has {', '.join(map(repr, found)) or '(nothing)'}")
-    rows = lengths[along.strip("/") or "/"] if along is not None else _rows(lengths, spread)
+    rows = lengths[along] if along is not None else _rows(lengths, spread)
     fields = {
         name: ((), describe_group(file[name], variable[name]).dtype)
         if name in variable
@@ -126,10 +132,14 @@ def _read_contents(path: Path, file: Any, along: str | None, without: Collection
                 f"{path}: field {name!r} is {dtype}, of variable length, which cannot be copied; write it as offsets and values"
             )
     common = {name: _fingerprint(path, item) for name, item in sorted(found.items()) if name not in fields}
-    attributes, references = _attributes(file, [name for name in variable if name in fields])
+    attributes, references = _attributes({"": file, **walked.items}, [name for name in variable if name in fields])
     chunk = max((item.chunks[0] for name, item in found.items() if name in fields and item.chunks), default=0)
     others = {name: size for name, item in sorted(everything.items()) if name not in fields and (size := _size(path, item)) is not None}
-    return Contents(rows, fields, common, attributes, references, int(chunk), others, variable)
+    return Contents(rows, fields, common, attributes, references, int(chunk), others, variable, walked.links)
+
+
+def _has_rows(item: Any) -> bool:
+    return bool(item.shape) and not foreign_rows(item)
 
 
 def _size(path: Path, item: Any) -> tuple[int, int, int] | None:
@@ -172,7 +182,7 @@ def _fingerprint(path: Path, item: Any) -> str:
     return digest.hexdigest()
 
 
-def _attributes(file: Any, spread: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+def _attributes(items: Mapping[str, Any], spread: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return the attributes of everything in a file, and those that are references to objects; the shape of sparse rows is no attribute."""
     import h5py
 
@@ -180,16 +190,13 @@ def _attributes(file: Any, spread: Sequence[str]) -> tuple[dict[str, str], tuple
     values: dict[str, str] = {}
     references: list[str] = []
 
-    def note(name: str, item: Any) -> None:
+    for name, item in items.items():
         for key in item.attrs:
             kind = item.attrs.get_id(key).dtype
             if kind.hasobject and h5py.check_string_dtype(kind) is None:
                 references.append(f"{name}@{key}")
             elif f"{name}@{key}" not in shapes:
                 values[f"{name}@{key}"] = repr(item.attrs[key])
-
-    note("", file)
-    file.visititems(note)
     return dict(sorted(values.items())), tuple(sorted(references))
 
 

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 
 from hpcml.data.contents import Contents
+from hpcml.data.conventions import netcdf_fill
 from hpcml.data.shards import open_file
 from hpcml.data.variable import SHAPES, SPARSE
 
 
 def decorator(source: str | Path, contents: Contents) -> Callable[[Any], None]:
-    """Return a function that gives a new h5py file the attributes and common data sets of a shard, for `RowWriter`."""
+    """Return a function that gives a new h5py file the attributes, common data sets and links of a shard, for `RowWriter`."""
 
     def decorate(target: Any) -> None:
+        import h5py
+
         with open_file(source) as file:
             for name in contents.common:
                 parent = name.rpartition("/")[0]
@@ -25,6 +28,8 @@ def decorator(source: str | Path, contents: Contents) -> Callable[[Any], None]:
             for name, names in contents.variable.items():
                 if name in contents.fields:
                     _copy_shape(file[name], target[name], names)
+            for name, goal in contents.links.items():
+                target[name] = h5py.SoftLink(f"/{goal}")
 
     return decorate
 
@@ -38,6 +43,10 @@ def _copy_attributes(file: Any, target: Any, contents: Contents) -> None:
         source = file[name] if name else file
         goal = target.require_group(name) if name and name not in target else (target[name] if name else target)
         goal.attrs.create(key, source.attrs[key], dtype=source.attrs.get_id(key).dtype)
+    for name in contents.fields:
+        fill = netcdf_fill(file[name]) if name not in contents.variable else None
+        if fill is not None:  # it stood in the data set's properties, which new ones do not have
+            target[name].attrs["_FillValue"] = fill
 
 
 def _copy_shape(source: Any, goal: Any, names: Sequence[str]) -> None:

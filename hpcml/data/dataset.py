@@ -254,7 +254,7 @@ def open_shards(
     target: str | Sequence[str] | None = "y",
     weights: str | None = None,
     *,
-    cf: bool = False,
+    cf: bool | None = None,
     fill: float | None = None,
     packing: Packing | None = None,
 ) -> ShardedDataset:
@@ -265,7 +265,7 @@ def open_shards(
         features: the field that becomes x; several are joined into one flat row, in the order given.
         target: the field (or fields) that becomes y, or None where rows have none.
         weights: the field with one number a row by which its loss counts, or None.
-        cf: apply scale_factor, add_offset and _FillValue of the CF convention.
+        cf: apply attributes such as scale_factor and _FillValue; False: numbers as they stand; None: what they would change is refused.
         fill: with cf, what fill values become; left out, they are NaN and refused with their row.
         packing: how rows of variable length are held and become rows of one length.
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from hpcml.data.absent import Refusing
 from hpcml.data.checksums import Checked
 from hpcml.data.chunks import Bands, Chunked
 from hpcml.data.index import Field, Shard
@@ -32,7 +33,7 @@ OPEN_AT_ONCE = 160
 RECHECK_SECONDS = 1.0
 """How long an open file is trusted before its size and time are looked at again; a look costs a parallel file system about 1 ms."""
 
-Road = Contiguous | Chunked | Library | Spread | Checked
+Road = Contiguous | Chunked | Library | Spread | Checked | Refusing
 Made = TypeVar("Made")
 
 
@@ -177,8 +178,11 @@ class Handles:
 
     def _checked(
         self, held: _Shard, shard: Shard, field: Field, stored: Stored, unit: str = "rows", row: int = 0
-    ) -> Contiguous | Chunked | Library | Checked:
+    ) -> Contiguous | Chunked | Library | Checked | Refusing:
         """Make the road to a data set of which a row is wanted, held against its checksums where a manifest has them."""
+        if stored.refuses:
+            road = self._checked(held, shard, field, dataclasses.replace(stored, refuses=False, fills=(), valid=()), unit, row)
+            return Refusing(road, stored, f"{shard.path}: field {field.name!r}", field.shape, "row" if unit == "rows" else "entry")
         road = self._plain(held, shard, field, stored, row)
         if not stored.hashes:
             return road

@@ -37,6 +37,11 @@ class Field:
         dtype = np.result_type(*(np.dtype(part.dtype) for part in parts)).name
         return cls("+".join(part.name for part in parts), (columns,), dtype, tuple(parts))
 
+    @classmethod
+    def together(cls, fields: Sequence[Field]) -> Field | None:
+        """Return several fields as one, one as it is, none as None."""
+        return None if not fields else fields[0] if len(fields) == 1 else cls.joined(fields)
+
     @property
     def stored(self) -> tuple[Field, ...]:
         """The data sets behind the field: its parts, or itself."""

@@ -21,6 +21,7 @@ from hpcml.data.dataset import open_shards
 from hpcml.data.shards import DTYPES, dtype_of, open_file
 from hpcml.data.sizing import READ_BYTES
 from hpcml.data.variable import in_words, variable_groups
+from hpcml.data.walking import walk
 from hpcml.errors import ShardError
 
 FILTERS = {
@@ -66,6 +67,7 @@ class Looks:
         nbytes: of the values.
         stored: bytes in the file.
         road: how hpcml reads its rows, in words.
+        doubt: why its rows are refused as long as the config does not say more, or "".
     """
 
     name: str
@@ -79,6 +81,7 @@ class Looks:
     nbytes: int
     stored: int
     road: str
+    doubt: str = ""
 
     @property
     def rows(self) -> int:
@@ -107,13 +110,9 @@ def look_into(path: Path) -> list[Looks]:
     Raises:
         ShardError: for a file that cannot be read.
     """
-    import h5py
-
     with open_file(path) as file:
-        found: dict[str, Any] = {}
         try:
-            file.visititems(lambda name, item: found.__setitem__(name, item) if isinstance(item, h5py.Dataset) else None)
-            return [_look(path, name, found[name]) for name in sorted(found)]
+            return [_look(path, name, item) for name, item in walk(file).datasets.items()]
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise ShardError(f"{path}: its metadata is damaged; write or copy the file again ({error})") from error
 
@@ -126,7 +125,7 @@ def look_for_variable(path: Path) -> list[str]:
     """
     texts = []
     with open_file(path) as file:
-        for name, names in variable_groups(file).items():
+        for name, names in variable_groups(walk(file)).items():
             try:
                 texts.append(f"{name}: {in_words(path, file, name, names)}")
             except ShardError as error:
@@ -152,7 +151,18 @@ def _look(path: Path, name: str, item: Any) -> Looks:
         kind, order = dtype_name(dtype), {"<": "little", ">": "big"}.get(dtype.str[0], "")
     except ShardError:
         kind, order = "unknown", ""
-    return Looks(name, shape, kind, order, layout, chunk, names, lacking, size, stored, _road(path, item, lacking, kind))
+    road = _road(path, item, lacking, kind)
+    doubt = "" if road.startswith("none") else _doubt(path, item)
+    return Looks(name, shape, kind, order, layout, chunk, names, lacking, size, stored, road, doubt)
+
+
+def _doubt(path: Path, item: Any) -> str:
+    """Return why rows that can be read are refused until data.cf says how their attributes are meant, or ""."""
+    try:
+        storage.look(path, item)
+    except ShardError as error:
+        return str(error).partition(f"field {item.name.lstrip('/')!r}")[2].lstrip(": ")
+    return ""
 
 
 def _road(path: Path, item: Any, lacking: Sequence[str], dtype: str) -> str:
@@ -162,7 +172,7 @@ def _road(path: Path, item: Any, lacking: Sequence[str], dtype: str) -> str:
     if dtype not in DTYPES or not item.shape or not item.shape[0]:
         return "none: not rows of numbers"
     try:
-        stored = storage.look(path, item)
+        stored = storage.look(path, item, cf=False)
     except ShardError as error:
         return f"none: {str(error).removeprefix(f'{path}: ')}"
     words = {storage.CONTIGUOUS: "positioned reads", storage.CHUNKED: "raw chunks" + (", decoded by threads" if stored.filters else "")}
@@ -196,7 +206,7 @@ def measure(path: Path, name: str) -> Speed:
 
 def _read_some(path: Path, name: str) -> tuple[int, float]:
     """Return (bytes, seconds) of reading rows in sequence until enough was seen; the file is opened before."""
-    with open_shards(path, name, None) as data:
+    with open_shards(path, name, None, cf=False) as data:
         field = data.x
         chunk = data.index.shards[0].stored(name).chunk_rows
         step = -(-max(1, READ_BYTES // max(1, field.nbytes)) // chunk) * chunk
@@ -217,7 +227,8 @@ def advise(found: Sequence[Looks], sizes: Sequence[int], block: int) -> list[str
         sizes: bytes of each file of the set.
         block: rows of a block.
     """
-    texts = [text for one in found if one.rows and one.nbytes > SMALL_CHUNK for text in _advise_one(one, block)]
+    texts = [f"{one.name}: {one.doubt}" for one in found if one.doubt]
+    texts += [text for one in found if one.rows and one.nbytes > SMALL_CHUNK for text in _advise_one(one, block)]
     if len(sizes) > MANY_FILES and sum(sizes) / len(sizes) < SMALL_FILE:
         text = f"{len(sizes)} files of {sum(sizes) // len(sizes):,} bytes on average: opening them costs more than reading them"
         texts.append(f"{text}; put them together with `hpcml data reshard --files {max(1, sum(sizes) >> 28)}`")

@@ -7,19 +7,29 @@ from pathlib import Path
 from typing import Any
 
 from hpcml.data.variable import Packing, find_group, shown_field
+from hpcml.data.walking import walk
 from hpcml.errors import ShardError
 
 
 def suggest(file: Any, name: str) -> str:
-    """List the data sets of a file, the one whose name is near first."""
-    import h5py
-
-    names: list[str] = []
-    file.visititems(lambda key, item: names.append(key) if isinstance(item, h5py.Dataset) else None)
-    near = difflib.get_close_matches(name, names, n=1)
+    """List the data sets of a file, the one whose name is near first; where a name is a group's, those in it."""
+    walked = walk(file)
+    names = sorted([*walked.datasets, *(link for link, target in walked.links.items() if target in walked.datasets)])
+    inside = [one for one in names if one.startswith(f"{name.strip('/')}/")]
+    names, what = (inside, "group") if inside else (names, "file")
+    near = [] if inside else difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
-    return f"{hint}the file has the data sets {', '.join(map(repr, names[:20])) or '(none)'}{more}"
+    return f"{hint}the {what} has the data sets {', '.join(map(repr, names[:20])) or '(none)'}{more}"
+
+
+def turned(name: str, shape: tuple[int, ...], rows: int) -> str:
+    """Return what to do where a field of this shape has its rows on its last axis, "" where it has not."""
+    if len(shape) < 2 or shape[-1] != rows:
+        return ""
+    goal = f"({rows},)" if shape == (1, rows) else f"({rows}, ...)"
+    text = f"the shape of {name!r} is {shape}, whose last axis has {rows}: rows come first, write it as {goal}"
+    return f"{text} (numpy: .T or .reshape(-1); MATLAB, which turns axes round: save its transpose)"
 
 
 def _lost_link(file: Any, name: str) -> str:

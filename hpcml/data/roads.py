@@ -263,8 +263,8 @@ def deliver(block: np.ndarray, out: np.ndarray, place: slice | np.ndarray, store
 def _values(block: np.ndarray, stored: Stored) -> np.ndarray:
     """Return scaled values, float64, fill values replaced."""
     values = block * np.float64(stored.scale) + stored.shift
-    if stored.fills:
-        values[is_fill(block, stored.fills)] = np.nan if stored.instead is None else stored.instead
+    if stored.fills or stored.valid:
+        values[is_fill(block, stored.fills, stored.valid)] = np.nan if stored.instead is None else stored.instead
     return values
 
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from hpcml.data.elsewhere import external_folder
 from hpcml.data.index import Field, Index, Shard
-from hpcml.data.naming import refuse_misspelt, suggest
+from hpcml.data.naming import refuse_misspelt, suggest, turned
 from hpcml.data.storage import Stored, look
 from hpcml.data.variable import Packing, find_variable
 from hpcml.errors import ShardError
@@ -86,7 +86,7 @@ def index_shards(
     target: str | Sequence[str] | None,
     weights: str | None = None,
     *,
-    cf: bool = False,
+    cf: bool | None = None,
     fill: float | None = None,
     packing: Packing | None = None,
 ) -> Index:
@@ -97,7 +97,7 @@ def index_shards(
         features: the field that becomes x; several are joined into one row, flat and in the order given.
         target: the field (or fields) that becomes y, or None.
         weights: the field with one number a row by which its loss counts, or None.
-        cf: apply the attributes scale_factor, add_offset and _FillValue of the CF convention.
+        cf: apply attributes such as scale_factor and _FillValue; False: numbers as they stand; None: what they would change is refused.
         fill: with cf, the number that takes the place of fill values; left out, they are NaN and refused with their row.
         packing: how rows of variable length are held and become rows of one length.
 
@@ -139,7 +139,7 @@ def join_indices(parts: Sequence[Index]) -> Index:
 class Reading:
     """How files become rows: by the CF convention or as they are, what fill values become, and rows of variable length."""
 
-    cf: bool = False
+    cf: bool | None = None
     fill: float | None = None
     packing: Packing = field(default_factory=Packing)
 
@@ -237,8 +237,10 @@ def _inspect(path: Path, wanted: Sequence[Sequence[str]], reading: Reading) -> t
     features, rows = next(((name, n) for name, (_, n, _) in looked.items()), ("", 0))
     for name, (_, n, _) in looked.items():
         if n != rows:
-            raise ShardError(f"{path}: field {name!r} has {n} rows, field {features!r} has {rows}; write the shard again")
-    found = [_together([looked[name][0] for name in names]) for names in wanted]
+            shapes = {one: (length, *found.shape) for one, (found, length, _) in looked.items()}
+            advice = turned(name, shapes[name], rows) or turned(features, shapes[features], n) or "write the shard again"
+            raise ShardError(f"{path}: field {name!r} has {n} rows, field {features!r} has {rows}; {advice}")
+    found = [Field.together([looked[name][0] for name in names]) for names in wanted]
     if found[1] is not None and found[1].dtype == "uint64":
         raise ShardError(f"{path}: field {found[1].name!r} is uint64, which a target of int64 cannot hold; write it as int64")
     if found[2] is not None and found[2].shape:
@@ -246,10 +248,6 @@ def _inspect(path: Path, wanted: Sequence[Sequence[str]], reading: Reading) -> t
     # The status from before the look: a file that is written to meanwhile is then refused at the first read.
     size, time = (status.st_size, status.st_mtime_ns) if status else (0, 0)
     return found, Shard(str(path), rows, size, time, tuple((name, stored) for name, (_, _, stored) in looked.items()))
-
-
-def _together(fields: list[Field]) -> Field | None:
-    return None if not fields else fields[0] if len(fields) == 1 else Field.joined(fields)
 
 
 def _field(path: Path, file: Any, name: str, reading: Reading) -> tuple[Field, int, Stored]:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hpcml.data import codecs
-from hpcml.data.conventions import conventions
+from hpcml.data.conventions import conventions, suspected
 from hpcml.data.elsewhere import Source, external_sources, linked_source, virtual_sources
+from hpcml.data.foreign import foreign_rows, refuse_masked
 from hpcml.data.tables import table_text
 from hpcml.errors import ShardError
 
@@ -68,6 +70,8 @@ class Stored:
         scale: number of the file times this ...
         shift: ... plus this is the value (the CF convention), where asked for.
         fills: the numbers in the file that stand for "no value".
+        valid: (least, largest) of those that do not; () where any number may be a value.
+        refuses: rows with a number that stands for none are refused, all others are used as they are.
         instead: what such numbers become; None is NaN, which is refused with its row.
         block: rows of which a manifest has one checksum; 0 where there is none.
         hashes: these checksums, 16 hexadecimal digits each, one after the other.
@@ -88,6 +92,8 @@ class Stored:
     scale: float = 1.0
     shift: float = 0.0
     fills: tuple[float, ...] = ()
+    valid: tuple[float, ...] = ()
+    refuses: bool = False
     instead: float | None = None
     block: int = 0
     hashes: str = ""
@@ -102,7 +108,7 @@ class Stored:
     @property
     def is_plain(self) -> bool:
         """Return whether numbers are used as they are in the file."""
-        return self.scale == 1 and self.shift == 0 and not self.fills
+        return self.refuses or (self.scale == 1 and self.shift == 0 and not self.fills and not self.valid)
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Stored:
@@ -111,30 +117,42 @@ class Stored:
         sources = tuple(Source(**source) for source in plain["sources"])
         variable = None if plain["variable"] is None else Variable(**plain["variable"])
         parts = tuple((name, cls.from_plain(part)) for name, part in plain["parts"])
-        lists = {"chunk": tuple(plain["chunk"]), "fills": tuple(plain["fills"]), "filters": filters}
+        lists = {"chunk": tuple(plain["chunk"]), "fills": tuple(plain["fills"]), "valid": tuple(plain["valid"]), "filters": filters}
         made = {**lists, "sources": sources, "variable": variable, "parts": parts}
         return cls(**{**plain, **made})
 
 
-def look(path: Path, dataset: Any, cf: bool = False, instead: float | None = None) -> Stored:
+def look(path: Path, dataset: Any, cf: bool | None = None, instead: float | None = None) -> Stored:
     """Return how an open h5py data set is stored and is to be read.
 
     Args:
         path: the file, for messages.
         dataset: an h5py.Dataset of numbers with at least one row.
-        cf: read the attributes scale_factor, add_offset and _FillValue (or missing_value); parts never written are fill values.
+        cf: apply attributes such as scale_factor and _FillValue, and take parts never written for fill values; False: look at none;
+            None: refuse what they would change.
         instead: what fill values become.
 
     Raises:
-        ShardError: for data that HDF5 would make up (never written, in a file that is gone), or cannot decode.
+        ShardError: for data that HDF5 would make up (never written, in a file that is gone), cannot decode, or that is no rows.
     """
+    no_rows = foreign_rows(dataset)
+    if no_rows:
+        raise ShardError(f"{path}: field {dataset.name.lstrip('/')!r} {no_rows}")
+    if cf is not False:
+        refuse_masked(path, dataset)
     linked = linked_source(path, dataset)
     if linked is not None:
         found, why = look(Path(linked.path), dataset, cf, instead), f"a link takes it from {linked.path}"
         return replace(found, road=LIBRARY, why=why, offset=0, table="", sources=(linked, *found.sources))
     plist = dataset.id.get_create_plist()
     filters = tuple((int(code), tuple(map(int, values))) for code, _, values, _ in map(plist.get_filter, range(plist.get_nfilters())))
-    sources = external_sources(path, dataset) if dataset.external else virtual_sources(path, dataset, look) if dataset.is_virtual else ()
+    sources = (
+        external_sources(path, dataset)
+        if dataset.external
+        else virtual_sources(path, dataset, partial(look, cf=False))
+        if dataset.is_virtual
+        else ()
+    )
     absent = 0 if sources else _absent_chunks(dataset)
     if not cf and not sources:
         _refuse_unwritten(path, dataset, absent)
@@ -145,7 +163,7 @@ def look(path: Path, dataset: Any, cf: bool = False, instead: float | None = Non
         "nbytes": int(dataset.id.get_storage_size()),
         "rows": int(dataset.shape[0]),
         "sources": sources,
-        **({**conventions(path, dataset, bool(absent)), "instead": instead} if cf else {}),
+        **_meant(path, dataset, cf, bool(absent), instead),
     }
     road, why, offset = _choose(path, dataset, filters, bool(sources))
     if absent:
@@ -153,6 +171,13 @@ def look(path: Path, dataset: Any, cf: bool = False, instead: float | None = Non
     if road == LIBRARY:
         require_filters(path, dataset)
     return Stored(road, why, offset=offset, table=table_text(dataset) if road == CHUNKED else "", **common)
+
+
+def _meant(path: Path, dataset: Any, cf: bool | None, absent: bool, instead: float | None) -> dict[str, Any]:
+    """Return what numbers of the file mean, as `Stored` has it."""
+    if cf is None:
+        return suspected(path, dataset)
+    return {**conventions(path, dataset, absent), "instead": instead} if cf else {}
 
 
 def _choose(path: Path, dataset: Any, filters: tuple[codecs.Filter, ...], elsewhere: bool) -> tuple[str, str, int]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hpcml.data.storage import SPREAD, Stored, Variable, look
+from hpcml.data.walking import Walked
 from hpcml.errors import ShardError
 
 SPARSE = ("data", "indices", "indptr")
@@ -75,23 +76,19 @@ def find_group(file: Any, name: str, packing: Packing) -> tuple[Any, tuple[str, 
     return None
 
 
-def variable_groups(file: Any) -> dict[str, tuple[str, ...]]:
-    """Return the groups of an open file that hold rows of variable length under the usual names: name ("/": the root) -> these.
+def variable_groups(walked: Walked) -> dict[str, tuple[str, ...]]:
+    """Return the groups of a walked file that hold rows of variable length under the usual names: name ("/": the root) -> these.
 
     Fields that only have such names, of one row for each, are none.
     """
     import h5py
 
     found: dict[str, tuple[str, ...]] = {}
-
-    def note(name: str, item: Any) -> None:
+    for name, item in {"/": walked.root, **walked.items}.items():
         for names in (SPARSE, RAGGED) if isinstance(item, h5py.Group) else ():
             held = [item.get(one) for one in names]
             if all(isinstance(one, h5py.Dataset) and one.ndim for one in held) and _may_be_offsets(held[-1], len(held[0])):
                 found[name] = names
-
-    note("/", file)
-    file.visititems(note)
     return found
 
 

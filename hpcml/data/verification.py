@@ -86,6 +86,7 @@ def check_file(
         contents = read_contents(path, along, () if first is None else first[1].common)
         if first is not None:
             require_alike(path, contents, *first)
+        ranges = [Range(contents.links.get(one.name, one.name), one.low, one.high) for one in ranges]
         findings.problems += [
             f"{path}: field {one.name!r} of --range is absent; it has {', '.join(contents.fields)}"
             for one in ranges

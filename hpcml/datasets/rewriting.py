@@ -146,7 +146,7 @@ def read_codes(opened: Opened, name: str) -> np.ndarray:
     """
     import difflib
 
-    fields = opened.contents.fields
+    fields, name = opened.contents.fields, opened.contents.links.get(name, name)
     if name not in fields:
         near = difflib.get_close_matches(name, fields, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

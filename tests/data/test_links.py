@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from hpcml.data import open_shards
+from hpcml.data.contents import read_contents
 from hpcml.data.inspection import look_into
+from hpcml.data.shards import open_file
+from hpcml.data.walking import walk
 from hpcml.errors import ShardError
 
 
@@ -70,6 +73,44 @@ def test_a_link_that_leads_nowhere_says_where_it_led(tmp_path, link, words, name
         file["x"] = link
     with pytest.raises(ShardError, match=re.escape(words)):
         open_shards(tmp_path / "shard.h5", name, None)
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """Return a file whose rows lie behind every kind of link, and one that holds some of them."""
+    y = np.arange(6)
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["run/x"], file["run/up"] = np.arange(12, dtype="<f4").reshape(6, 2), h5py.SoftLink("/run")
+        file["run"].attrs["unit"] = "K"
+        file["run/back"] = h5py.ExternalLink("a.h5", "/")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["y"] = y
+        file["hard"], file["labels/soft"], file["circle"] = file["y"], h5py.SoftLink("/y"), h5py.SoftLink("/")
+        file["far"], file["x"] = h5py.ExternalLink("rows.h5", "run"), h5py.ExternalLink("rows.h5", "/run/x")
+    return tmp_path / "a.h5"
+
+
+def test_every_name_behind_a_link_is_shown(linked):
+    with open_file(linked) as file:
+        walked = walk(file)
+        assert set(walked.datasets) == {"hard", "far/x", "x"}
+        assert walked.links == {"y": "hard", "labels/soft": "hard"}
+        del walked
+    assert [one.name for one in look_into(linked)] == ["far/x", "hard", "x"]
+    contents = read_contents(linked)
+    assert (list(contents.fields), contents.rows) == (["far/x", "hard", "x"], 6)
+    assert contents.attributes["far@unit"] == "'K'"
+    with pytest.raises(ShardError, match=r"did you mean 'far/x'\? .* 'far/x', 'hard', 'labels/soft', 'x', 'y'"):
+        open_shards(linked, "far/xx", None)
+
+
+@pytest.mark.parametrize("link", [h5py.SoftLink("/gone"), h5py.ExternalLink("gone.h5", "/x")])
+def test_tools_do_not_leave_out_in_silence_what_a_link_leads_to(linked, link):
+    with h5py.File(linked, "a") as file:
+        file["lost"] = link
+    with pytest.raises(ShardError, match="'lost' is a link to .*gone.* which cannot be found; mend the link, or take it out"):
+        read_contents(linked)
+    assert len(look_into(linked)) == 3
 
 
 def test_inspect_tells_the_road_of_codecs_that_hdf5plugin_brings(tmp_path):

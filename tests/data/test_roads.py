@@ -347,7 +347,7 @@ def test_scale_offset_and_fill_of_the_cf_convention(tmp_path, layout):
     with open_shards(tmp_path / "a.h5", target=None, cf=True, fill=-1) as data:
         assert data.x.dtype == "float64"
         assert read(data, 0, 2).tolist() == [[10.5, 11], [-1, 12]]
-    with open_shards(tmp_path / "a.h5", target=None) as data:
+    with open_shards(tmp_path / "a.h5", target=None, cf=False) as data:
         assert read(data, 0, 2).tolist() == [[1, 2], [-99, 4]]
 
 

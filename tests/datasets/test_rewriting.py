@@ -8,11 +8,13 @@ import h5py
 import numpy as np
 import pytest
 
+from hpcml.comm.alone import Alone
 from hpcml.data import gathering
 from hpcml.data.layout import Layout, parse_layout
 from hpcml.data.manifest import load_manifest
+from hpcml.data.verification import Range
 from hpcml.datasets import rewriting
-from hpcml.datasets.checking import verify
+from hpcml.datasets.checking import statistics, verify
 from hpcml.datasets.dealing import open_all
 from hpcml.datasets.rewriting import Wish, reshard, split
 from hpcml.errors import ConfigError, DataError, HpcmlError
@@ -47,6 +49,29 @@ def test_attributes_groups_dtypes_and_what_has_no_rows_are_kept(resharded, tmp_p
         assert file["scale"][()] == 2.5
         assert file["y"].dtype == np.int16
         assert file["x"].chunks is None
+
+
+def test_rows_behind_links_become_rows_and_other_names_stay_names(resharded, world, tmp_path):
+    x, y = np.arange(12, dtype="<f4").reshape(6, 2), np.arange(6)
+    (tmp_path / "in").mkdir()
+    with h5py.File(tmp_path / "rows.h5", "w") as file:
+        file["run/x"] = x
+    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+        file["y"], file["labels/soft"], file["far"] = y, h5py.SoftLink("/y"), h5py.ExternalLink("../rows.h5", "run")
+    pattern = str(tmp_path / "in" / "a.h5")
+    resharded(tmp_path / "out", Wish(files=1, seed=1), pattern=pattern)
+    order = gathering.shuffled(6, 1)
+    with h5py.File(tmp_path / "out" / "part-00000.h5") as file:
+        np.testing.assert_array_equal(file["far/x"][:], x[order])
+        np.testing.assert_array_equal(file["labels/soft"][:], y[order])
+        assert file.get("labels/soft", getlink=True).path == "/y"
+        assert isinstance(file["far"].get("x", getlink=True), h5py.HardLink)
+    shares, opened = {"a": 0.5, "b": 0.5}, open_all(pattern, "labels/soft", Alone())
+    made = split(opened, tmp_path / "parts", shares, "labels/soft", None, Wish(), 0, Alone(), quiet)
+    assert made.total.rows == 6
+    assert statistics(opened, Alone(), quiet)["fields"]["far/x"]["max"] == 11
+    problems = verify(pattern, Alone(), quiet, ranges=[Range("far/x", 0, 10), Range("labels/soft", 0, 9)]).problems
+    assert problems == [f"{pattern}: field 'far/x' is outside 0:10 in 1 row: 5"]
 
 
 @pytest.mark.parametrize("unit_bytes", [1, 700, 1 << 27])
