@@ -108,7 +108,7 @@ def test_every_name_behind_a_link_is_shown(linked):
 def test_tools_do_not_leave_out_in_silence_what_a_link_leads_to(linked, link):
     with h5py.File(linked, "a") as file:
         file["lost"] = link
-    with pytest.raises(ShardError, match="'lost' is a link to .*gone.* which cannot be found; mend the link, or take it out"):
+    with pytest.raises(ShardError, match=r"'lost' is a link to .*gone.* which cannot be found; mend the link, or take it out"):
         read_contents(linked)
     assert len(look_into(linked)) == 3
 

@@ -53,12 +53,12 @@ def test_attributes_groups_dtypes_and_what_has_no_rows_are_kept(resharded, tmp_p
 
 def test_rows_behind_links_become_rows_and_other_names_stay_names(resharded, world, tmp_path):
     x, y = np.arange(12, dtype="<f4").reshape(6, 2), np.arange(6)
-    (tmp_path / "in").mkdir()
+    (tmp_path / "links").mkdir()
     with h5py.File(tmp_path / "rows.h5", "w") as file:
         file["run/x"] = x
-    with h5py.File(tmp_path / "in" / "a.h5", "w") as file:
+    with h5py.File(tmp_path / "links" / "a.h5", "w") as file:
         file["y"], file["labels/soft"], file["far"] = y, h5py.SoftLink("/y"), h5py.ExternalLink("../rows.h5", "run")
-    pattern = str(tmp_path / "in" / "a.h5")
+    pattern = str(tmp_path / "links" / "a.h5")
     resharded(tmp_path / "out", Wish(files=1, seed=1), pattern=pattern)
     order = gathering.shuffled(6, 1)
     with h5py.File(tmp_path / "out" / "part-00000.h5") as file:
