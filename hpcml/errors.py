@@ -55,7 +55,12 @@ class ShapeError(HpcmlError, ValueError):
 
 
 class NumericsError(HpcmlError, ArithmeticError):
-    """A loss or gradient that is not finite."""
+    """A loss or gradient that is not finite; ``place`` is after how many sums over all workers it arose: the lowest is the cause."""
+
+    def __init__(self, text: str, *, place: int = 0) -> None:
+        """Keep the text and the place."""
+        super().__init__(text)
+        self.place = place
 
 
 class DeviceError(HpcmlError, RuntimeError):

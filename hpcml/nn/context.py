@@ -26,6 +26,7 @@ class Context:
         "meet",
         "part",
         "precision",
+        "recall",
         "scratch",
         "seed",
         "step",
@@ -52,6 +53,8 @@ class Context:
         """Called with a layer when its backward is done: from then on its gradients may leave."""
         self.meet: Callable[[Array], None] = alone
         """Overwrites a float64 vector with its sum over all workers; set by the trainer where a layer exchanges."""
+        self.recall: Callable[[Array], None] = alone
+        """Overwrites it with the sum that `meet` gave in this forward, when that is repeated; leaves it where the sum is not finite."""
 
     def train(
         self, *, seed: int, step: int, worker: int, part: int = 0, weight: float | None = None, weights: Array = None, late: bool = False

@@ -7,6 +7,7 @@ that of one micro-batch, the sum is that of all rows but for rounding.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -15,7 +16,6 @@ from hpcml.arrays import Array, namespace
 from hpcml.data import Batch, ShardedDataset
 from hpcml.errors import DataError, HpcmlError, NumericsError, TargetError
 from hpcml.nn import Loss, Model, Tail, Workspace
-from hpcml.nn.context import alone
 from hpcml.nn.model import ignore
 from hpcml.train.scaling import REMEDY, Scaler
 
@@ -153,25 +153,63 @@ class Differentiator:
             path, row = self.data.locate(int(batch.rows[rows.start + error.row]))
             raise DataError(f"{where}, worker {batch.worker}: {error} (first at {path} row {row})") from None
         if not self.late and not math.isfinite(value):
-            raise NumericsError(f"{where}, worker {batch.worker}: {self._name_bad_rows(batch, float(value), rows)}")
+            raise self._not_finite(batch, float(value), rows, f"{where}, worker {batch.worker}")
         for kind, amount in ((Tail.ROWS, len(x)), (Tail.WEIGHT, weight), (Tail.LOSS, value), (Tail.HITS, hits)):
             self._tail[kind : kind + 1] += amount if self.late else float(amount)
         if self.scaler is not None:
             slope *= self.scaler.scale
         return slope
 
-    def _name_bad_rows(self, batch: Batch, value: float, rows: slice) -> str:
-        """Return a message that names the rows whose own loss is not finite, and the first layer that gave such a number."""
+    def _not_finite(self, batch: Batch, value: float, rows: slice, where: str) -> NumericsError:
+        """Return an error that names the rows whose own loss is not finite, and the first layer that gave such a number.
+
+        A second look at the rows is no meeting: layers that sum over all workers are told the sums of the first one, but for those that
+        are not finite; there a worker goes on by itself, so that only who made such numbers meets them again, and where they were made.
+        """
         context, bad = self.model.context, list[str]()
-        meet, context.meet = context.meet, alone  # a second look at these rows is no meeting
+        meet, seen = context.meet, _Sums(context.recall)
+        context.meet = seen.recall
         layer = self.model.first_not_finite(batch.x[rows])
+        sums, place = seen.count, seen.first
+        if place is None:
+            place = sums + math.isfinite(self.loss(self.model.forward(batch.x[rows]), batch.y[rows], self._work)[0])
         for k in range(rows.start, rows.stop):
             row = slice(k, k + 1)
             if not math.isfinite(self.loss(self.model.forward(batch.x[row]), batch.y[row], self._work)[0]):
                 bad.append("{} row {}".format(*self.data.locate(int(batch.rows[k]))))
         context.meet = meet
         shown = f"rows: {', '.join(bad[:3])}" + (f" and {len(bad) - 3} more" if len(bad) > 3 else "") if bad else "no single row's loss"
-        elsewhere = "though every layer's output is finite" + ("" if meet is alone else " with the batch statistics of these rows alone")
+        elsewhere = "though every layer's output is finite" + (" with the batch statistics of these rows alone" if sums else "")
         first = f"first in the output of {layer}" if layer else elsewhere
         remedy = "lower optimizer.rate, or set optimizer.clip" if self.scaler is None else REMEDY
-        return f"the loss is {value} over {rows.stop - rows.start} rows, not finite for {shown}, {first}; {remedy}"
+        text = f"the loss is {value} over {rows.stop - rows.start} rows, not finite for {shown}, {first}; {remedy}"
+        return NumericsError(f"{where}: {text}", place=place)
+
+
+class _Sums:
+    """Which of the vectors that a forward brings to its sums over all workers is the first that is not finite."""
+
+    def __init__(self, recall: Callable[[Array], None]) -> None:
+        self._recall, self.count = recall, 0
+        self.first: int | None = None
+
+    def recall(self, vector: Array) -> None:
+        """Note a vector and overwrite it with its sum of before; see Context.recall."""
+        if self.first is None and not bool(namespace(vector).isfinite(vector).all()):
+            self.first = self.count
+        self.count += 1
+        self._recall(vector)
+
+
+def cause(one: HpcmlError | None, other: HpcmlError | None) -> HpcmlError | None:
+    """Return which of two workers' errors is the cause: the first, unless the other's numbers stopped being finite earlier in the model."""
+    if isinstance(one, NumericsError) and other is not None and place_of(other) < place_of(one):
+        return other
+    return one or other
+
+
+def place_of(error: HpcmlError | None) -> int:
+    """Return how early in the model an error arose: rows that cannot be used before everything else, no error behind it."""
+    if error is None:
+        return sys.maxsize
+    return error.place if isinstance(error, NumericsError) else -1

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hpcml.arrays import Array, choose_device, on_device
-from hpcml.comm.communicator import Communicator, everywhere
+from hpcml.comm.communicator import Communicator, Op, everywhere
 from hpcml.data import Batch, Sampler, ShardedDataset
 from hpcml.errors import HpcmlError, NumericsError
 from hpcml.nn import Loss, Model, Tail
@@ -23,7 +23,7 @@ from hpcml.sync.server import OwnPacePlan
 from hpcml.train.audit import Audit
 from hpcml.train.committee import judge_of
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
-from hpcml.train.differentiation import Differentiator, Ready
+from hpcml.train.differentiation import Differentiator, Ready, cause, place_of
 from hpcml.train.evaluation import evaluate
 from hpcml.train.hooks import Hook
 from hpcml.train.identity import identify, require_fit, require_hosts
@@ -256,7 +256,7 @@ class Trainer:
         left_out = batch.error is None and (late or self.sync.drops(batch.worker, self.count))
         used = self.audit.drop if left_out else self.audit.add
         fault = by.run(batch, self.count, self.where(), ready, used, left_out=left_out)
-        self._fault = self._fault or fault
+        self._fault = cause(self._fault, fault)
 
     def _require_no_fault(self, sums: np.ndarray, batches: Sequence[Batch] = ()) -> None:
         """Raise on every rank if any worker had a fault since the last exchange."""
@@ -265,6 +265,10 @@ class Trainer:
         for batch in batches if self.differentiator.late else ():  # parameters have not moved yet, so it is not too late to ask
             if not self.sync.drops(batch.worker, self.count):
                 self._fault = self._fault or self.differentiator.explain(batch, self.count, self.where())
+        if self.lockstep:  # what one worker made not finite, the sums brought to all
+            first = np.array([place_of(self._fault)])
+            self.comm.all_reduce(first, Op.MIN)
+            self._fault = self._fault if place_of(self._fault) == first[0] else None
         self.comm.fail_together(self._fault)
         if self.scaler is not None and math.isfinite(sums[Tail.LOSS]):
             return  # no rank knows an error, so these are overflows

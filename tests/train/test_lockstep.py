@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -123,22 +125,49 @@ def test_far_from_zero_no_digit_is_lost():
 
 
 class Burst(Layer):
-    """Gives no numbers for rows that begin with a number above 2."""
+    """Gives one worker's last row no number."""
+
+    def __init__(self, worker):
+        super().__init__()
+        self.worker = worker
 
     def build(self, shape):
         return shape, {}
 
     def forward(self, x):
-        return np.where(x[:, :1] > 2, np.nan, x)
+        if self.context.worker == self.worker and self.context.training:
+            x[-1:] = np.nan
+        return x
 
     def backward(self, slope):
         return slope
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_a_worker_that_cannot_go_on_ends_all(shards, ranks):
-    with pytest.raises(NumericsError, match=r"the loss is nan.*first in the output of 0\.burst"):
-        train(ranks, shards, made=lambda: [Burst(), Dense(3), norm(), Dense(CLASSES)])
+BEFORE = {
+    "before all sums": lambda w: [Dense(3), Burst(w), norm(), Dense(3), norm(), Dense(CLASSES)],
+    "between two": lambda w: [Dense(3), norm(), Residual(Dense(3), Burst(w)), norm(), Dense(CLASSES)],
+    "after the last": lambda w: [Dense(3), norm(), ReLU(), Dense(4), Burst(w), Dense(CLASSES)],
+}
+
+
+@pytest.mark.parametrize("place", BEFORE)
+@pytest.mark.parametrize("worker", [0, 2, 3])
+def test_the_worker_whose_rows_made_what_is_no_number_is_named_though_the_sums_spread_it(shards, worker, place):
+    """With the sums every worker's loss is none; the error names the one that made it, alike on any number of ranks."""
+    said = set()
+    for ranks in (1, 2, 3, 4):
+        with pytest.raises(NumericsError) as caught:
+            train(ranks, shards, workers=4, made=lambda: BEFORE[place](worker))
+        said.add(re.sub(r"^rank \d: ", "", str(caught.value)))
+    (text,) = said
+    assert re.fullmatch(rf"epoch 0, step 0, worker {worker}: the loss is nan over 4 rows, .*first in the output of .*burst; .*", text)
+
+
+def test_the_first_in_the_model_is_told_where_two_workers_fail(shards):
+    made = lambda: [Dense(3), Burst(2), norm(), Burst(1), norm(), Dense(CLASSES)]  # noqa: E731
+    for ranks in (1, 2, 3):
+        with pytest.raises(NumericsError, match=r"^(rank \d: )?epoch 0, step 0, worker 2: [^\n]*first in the output of 1\.burst[^\n]*$"):
+            train(ranks, shards, made=made)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
