@@ -197,8 +197,12 @@ def test_an_unexpected_error_in_a_worker_is_raised_as_it_is(shards):
 
 
 REFUSED = {
-    "local-steps": (ConfigError, 'LocalSteps has others: set sync.name = "every-step"', {"sync": hpcml.LocalSteps(3)}),
-    "own pace": (ConfigError, 'ParameterServer has others: set sync.name = "every-step"', {"sync": ParameterServer()}),
+    "local-steps": (
+        ConfigError,
+        'step together; set sync.name = "every-step", or model.synchronised = false',
+        {"sync": hpcml.LocalSteps(3)},
+    ),
+    "own pace": (ConfigError, 'step together; set sync.name = "every-step", or model.synchronised = false', {"sync": ParameterServer()}),
     "micro-batches": (ConfigError, "train.micro_batch is 3; set it to 0", {"micro_batch": 3}),
     "recomputed": (ShapeError, "0.recompute would make", {"made": lambda: [Recompute(norm()), Dense(CLASSES)]}),
 }
