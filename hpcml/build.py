@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -17,7 +18,7 @@ from hpcml.data import ShardedDataset
 from hpcml.data.loader import AHEAD
 from hpcml.data.sizing import choose_block, fit_window, parse_bytes, row_bytes
 from hpcml.errors import ConfigError
-from hpcml.modelling import build_loss, build_model, compile_kernels, resolve_loss, resolve_outputs
+from hpcml.modelling import build_loss, build_model, compile_kernels, require_shapes, resolve_loss, resolve_outputs
 from hpcml.nn import Model
 from hpcml.opening import Progress, kept, open_train_and_test, quiet
 from hpcml.optim import LAMB, LARS, SGD, AdaGrad, AdamW, Clipped, Constant, Cosine, Rate, Rule, Steps, Warmup, linear_scaling
@@ -25,7 +26,9 @@ from hpcml.synchronising import build_sync
 from hpcml.train import Hook, Saving, Trainer
 from hpcml.train.checkpoint import find
 from hpcml.train.splits import diagnose
-from hpcml.transforming import keep_statistics, transformed
+from hpcml.transforming import keep_statistics, shape_of_rows, transformed
+
+Made = TypeVar("Made")
 
 Begin = Callable[[Model], object] | None
 """What overwrites the weights that a model is made with."""
@@ -86,7 +89,7 @@ def _rows(
     config: Config, comm: Communicator, folder: Path, told: Progress, notes: list[str]
 ) -> tuple[Config, ShardedDataset, ShardedDataset | None]:
     """Return the config with loss and outputs filled in, and the rows to train and to test on."""
-    train, test = open_train_and_test(config, comm, told)
+    train, test = open_train_and_test(config, comm, told, lambda index: _fitting(require_shapes, config, shape_of_rows(index, config)))
     statistics = keep_statistics(config, train, comm, folder)
     train, test = transformed(train, config, statistics, comm), test and transformed(test, config, statistics, comm)
     config = resolve_outputs(resolve_loss(config, train), train, comm)
@@ -94,9 +97,10 @@ def _rows(
     return config, train, test and kept(test, config.data, config.model.dtype, comm, notes)
 
 
-def _fitting_model(config: Config, row: tuple[int, ...]) -> Model:
+def _fitting(make: Callable[[Config, tuple[int, ...]], Made], config: Config, row: tuple[int, ...]) -> Made:
+    """Return what `make` makes of a config and the shape of a row; where memory is short, the error names the sizes."""
     try:
-        return build_model(config, row)
+        return make(config, row)
     except MemoryError as error:
         keys = ", ".join(f"model.{key} = {value}" for key, value in msgspec.to_builtins(config.model).items() if value)
         text = f"make the sizes among {keys} smaller, over rows of shape {row}"
@@ -123,11 +127,11 @@ def build_job(
     config, recipe = apply_recipe(config)
     kept_notes: list[str] = []
     config, train, test = _rows(config, comm, folder, told, kept_notes)
-    comm, notes = start_device_roads(comm, config.run.device, config.run.device_road)
     compile_kernels(config, comm, told)
+    comm, notes = start_device_roads(comm, config.run.device, config.run.device_road)
     with comm.together():
         config = resolve_sampling(config, train, comm.size)
-        model, loss = _fitting_model(config, train.x.shape), build_loss(config)
+        model, loss = _fitting(build_model, config, train.x.shape), build_loss(config)
         if config.train.batch > train.rows:
             raise ConfigError(f"train.batch is {config.train.batch}, the training data have {train.rows} rows; make the batch smaller")
         steps_per_epoch = -(-train.rows // config.train.batch)

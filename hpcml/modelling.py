@@ -159,10 +159,14 @@ def compile_kernels(config: Config, comm: Communicator, told: Callable[[str, int
     if config.train.kernels != "fast":
         return
     inside, across = comm.by_node()
+    inside.patient = True  # the others sleep: an MPI library would wait by spinning, and take what the compiler needs
     with comm.together():
-        if inside.rank == 0:
-            with _telling("nodes with fused steps compiled:", told) if told else nullcontext():
-                load_fused()
+        try:
+            if inside.rank == 0:
+                with _telling("nodes with fused steps compiled:", told) if told else nullcontext():
+                    load_fused()
+        finally:
+            inside.barrier()
     inside.free()
     across.free()
 
@@ -189,6 +193,30 @@ def _telling(what: str, told: Callable[[str, int, int], None]) -> Iterator[None]
         told(what, 1, 1)
 
 
+def require_shapes(config: Config, row: Shape) -> None:
+    """Raise unless the model can be made for rows of this shape, before any row is read: outputs that the rows will tell count as one.
+
+    Raises:
+        ShapeError: if it cannot; the message draws the layers with their shapes.
+    """
+    if not config.model.outputs and config.model.name not in OWN_OUTPUTS:
+        config = msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, outputs=1))
+    _make(config, row, filled=False)
+
+
+def _make(config: Config, row: Shape, **options: Any) -> Model:
+    """Return the model that a config names; what does not fit is said with its keys."""
+    keys = config.model
+    try:
+        return MODELS[keys.name](keys, row, seed=config.train.seed, dtype=keys.dtype, **options)
+    except ShapeError as error:
+        first, *drawn = str(error).splitlines()
+        hint = "; set model.shape, [height, width, channels] of an image or [steps, numbers] of a sequence"
+        hint = hint if "shape" in MODEL_KEYS[keys.name] and not keys.shape else ""
+        text = f'model.name = "{keys.name}" cannot be made for rows of shape {row}: {first}{hint}'
+        raise ShapeError("\n".join([text, *drawn])) from None
+
+
 def build_model(config: Config, row: Shape) -> Model:
     """Return the model for rows of this shape, in host memory; model.outputs must be filled in.
 
@@ -196,7 +224,7 @@ def build_model(config: Config, row: Shape) -> Model:
         ShapeError: if the model cannot take such rows.
         ConfigError: if train.kernels asks for a package that is not installed.
     """
-    model = MODELS[config.model.name](config.model, row, seed=config.train.seed, dtype=config.model.dtype)
+    model = _make(config, row)
     if config.train.kernels == "fast":
         model.fuse()
     if config.train.precision != "float32":

@@ -36,6 +36,7 @@ def open_data(
     comm: Communicator,
     keys: DataConfig | None = None,
     told: Progress = quiet,
+    fits: Callable[[Index], None] | None = None,
 ) -> ShardedDataset:
     """Return a data set whose files were looked into by one rank each; what it found goes to the others as bytes.
 
@@ -46,11 +47,15 @@ def open_data(
         comm: all ranks.
         keys: weights, how files become rows, checksums and stage; left out, none.
         told: how far this rank is with the staging.
+        fits: raises for rows of a shape that cannot be used, before any of them is read or copied.
 
     Raises:
         ShardError: on every rank, for whatever any rank refuses.
     """
     index = index_together(pattern, features, target, comm, {} if keys is None else {"weights": keys.weights or None, **reading(keys)})
+    if fits is not None:
+        with comm.together():
+            fits(index)
     if keys is not None and keys.checksums != "off":
         with comm.together():
             if comm.rank == 0:
@@ -107,14 +112,16 @@ def stage_together(index: Index, folder: str, comm: Communicator, told: Progress
     across.free()
 
 
-def open_train_and_test(config: Config, comm: Communicator, told: Progress = quiet) -> tuple[ShardedDataset, ShardedDataset | None]:
-    """Return the training data and, where the config names it, the test data.
+def open_train_and_test(
+    config: Config, comm: Communicator, told: Progress = quiet, fits: Callable[[Index], None] | None = None
+) -> tuple[ShardedDataset, ShardedDataset | None]:
+    """Return the training data and, where the config names it, the test data; `fits` is asked about the training data's rows first.
 
     Raises:
         DataError: on every rank, if their rows differ in shape.
     """
     keys = config.data
-    train = open_data(keys.train, keys.features, keys.target, comm, keys, told)
+    train = open_data(keys.train, keys.features, keys.target, comm, keys, told, fits)
     test = open_data(keys.test, keys.features, keys.target, comm, keys, told) if keys.test else None
     if test is not None and test.x.shape != train.x.shape:
         text = f"data.test has rows of shape {test.x.shape}, data.train {train.x.shape}; both must come from the same source"

@@ -11,7 +11,7 @@ import numpy as np
 
 from hpcml.comm.communicator import Communicator
 from hpcml.config import Config, TransformConfig
-from hpcml.data import ShardedDataset
+from hpcml.data import Index, ShardedDataset
 from hpcml.data.transforms import Cast, Crop, Flip, Function, Noise, OneHot, Pipeline, Scale, Standardise, Transform
 from hpcml.errors import DataError
 from hpcml.train.recorder import write_whole
@@ -86,6 +86,16 @@ def transformed(data: ShardedDataset, config: Config, statistics: Sequence[Momen
         pipeline = _pipeline(config, config.data.transforms, statistics)
         pipeline.shapes(data.x.shape, None if data.y is None else data.y.shape)
     return ShardedDataset(data.index, pipeline)
+
+
+def shape_of_rows(index: Index, config: Config) -> tuple[int, ...]:
+    """Return the shape that rows have after the transforms of a config, whose statistics need not be known.
+
+    Raises:
+        ConfigError: for transforms that do not fit the rows.
+    """
+    steps = [keys for keys in config.data.transforms if keys.name != "standardise"]
+    return _pipeline(config, steps, []).shapes(index.x.shape, None if index.y is None else index.y.shape)[0]
 
 
 def _pipeline(config: Config, steps: Sequence[TransformConfig], statistics: Sequence[Moments]) -> Pipeline:

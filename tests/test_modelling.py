@@ -5,13 +5,17 @@ import time
 import numpy as np
 import pytest
 
-from hpcml import modelling
+from hpcml import modelling, open_shards
+from hpcml.build import build_job
 from hpcml.comm import simulated
 from hpcml.config import load
 from hpcml.config.limits import LOSS_KEYS, MODEL_KEYS
+from hpcml.data import ShardedDataset
 from hpcml.errors import ConfigError, ShapeError
-from hpcml.modelling import LOSS_MAKERS, MODELS, OWN_OUTPUTS, build_loss, build_model, compile_kernels, resolve_loss
-from hpcml.nn import LOSSES
+from hpcml.modelling import LOSS_MAKERS, MODELS, OWN_OUTPUTS, build_loss, build_model, compile_kernels, require_shapes, resolve_loss
+from hpcml.nn import LOSSES, Dense, Embedding, Model
+from hpcml.train.identity import require_fit
+from tests.small import Job
 
 SIZES = {
     "mlp": ["model.hidden=[5]"],
@@ -32,6 +36,58 @@ def config(tmp_path):
         return load(path, changes)
 
     return make
+
+
+def test_shapes_that_do_not_fit_are_drawn_on_every_rank_before_a_row_is_read(tmp_path, monkeypatch, world):
+    """Nothing is staged and no class counted: what the model takes is known from the files' headers."""
+    stage = tmp_path / "stage"
+    shape = ["model.shape=[2, 2, 1]", "model.channels=[3, 3]", "model.hidden=[]", f"data.stage={stage}"]
+    job = load(Job(tmp_path).config, ["model.name=lenet", f"data.train={tmp_path}/train-*.h5", *shape])
+    monkeypatch.setattr(ShardedDataset, "read", lambda *_: pytest.fail("read a row"))
+
+    def program(comm):
+        with pytest.raises(ShapeError) as caught:
+            build_job(job, comm, tmp_path / "run", False, [])
+        return str(caught.value)
+
+    (text,) = set(world(3, program))
+    assert text.startswith('model.name = "lenet" cannot be made for rows of shape (4,): layer 6 (MaxPool): MaxPool: a window of 2')
+    assert text.splitlines()[1:] == [
+        "  input (4,)",
+        "  0 Reshape -> (2, 2, 1)",
+        "  1 Conv -> (2, 2, 3)",
+        "  2 MaxPool -> (1, 1, 3)",
+        "  3 Bias -> (1, 1, 3)",
+        "  4 ReLU -> (1, 1, 3)",
+        "  5 Conv -> (1, 1, 3)",
+        "  6 MaxPool <- here",
+    ]
+    assert not stage.exists()
+
+
+def test_what_model_and_rows_need_of_each_other_is_said_by_their_keys(config):
+    with pytest.raises(ShapeError, match=r'"lstm" cannot be made for rows of shape \(16,\).*; set model\.shape'):
+        require_shapes(config("model.name=lstm", "model.hidden=[3]", "model.outputs=0"), (16,))
+    shaped = config("model.name=lstm", "model.hidden=[3]", "model.shape=[4, 4]", "model.outputs=0")
+    require_shapes(shaped, (16,))
+    with pytest.raises(ShapeError, match="takes rows of 16 numbers, got 15") as caught:
+        require_shapes(shaped, (15,))
+    assert "set model.shape" not in str(caught.value)
+
+
+LOSSES_THAT_DO_NOT_FIT = {
+    "contrastive": (Model([Dense(3)], (4,)), "takes two vectors a row, got rows of shape \\(3,\\)"),
+    "token-cross-entropy": (Model([Embedding(3, 3)], (4,)), "name the features as target, where they are what is to be predicted"),
+    "squared-error": (Model([Dense(4)], (4,)), "name the features as target, where they are what is to be predicted"),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES_THAT_DO_NOT_FIT)
+def test_a_loss_that_does_not_fit_is_refused_before_the_first_step(name, tmp_path):
+    Job(tmp_path)
+    model, words = LOSSES_THAT_DO_NOT_FIT[name]
+    with open_shards(f"{tmp_path}/train-*.h5") as data, pytest.raises(ShapeError, match=words):
+        require_fit(model, LOSSES[name], data)
 
 
 def test_every_name_of_the_config_has_its_model_and_its_loss():

@@ -1,8 +1,8 @@
 """Steps of layers fused by numba, as twins of numpy's passes: numba's only door, imported when `train.kernels = "fast"` asks for it.
 
-Each function is compiled for float32 when this file is first imported, and kept in numba's cache beside it. All work on one core, in one
-order, and let other threads run. Pooling gives the numbers of its numpy twin; sums of the others are taken in the order that suits the
-registers, so they differ from numpy's in the last digits, and are the same on any number of ranks.
+Each function is compiled for float32 when this file is first imported, and kept in numba's cache (`arrays/kept.py`). All work on one
+core, in one order, and let other threads run. Pooling gives the numbers of its numpy twin; sums of the others are taken in the order that
+suits the registers, so they differ from numpy's in the last digits, and are the same on any number of ranks.
 
 Letters: B images (B, H, W, C); m positions of d numbers; T tiles of 2 x 2 outputs in the order of
 rows, with 16 numbers each.
@@ -17,13 +17,18 @@ import numba
 import numpy as np
 from llvmlite import binding
 
+from hpcml.arrays.kept import keep_compiled
+
 NAME = f"numba {numba.__version__} for {binding.get_host_cpu_name()}"
 """What decides the bits of these functions beside their inputs."""
 
 
+_KEPT = keep_compiled(numba)
+
+
 def _compiled(signature: str, **options: Any) -> Callable[[Any], Any]:
     """Return a decorator that compiles now, or takes what an earlier process compiled."""
-    return numba.njit(signature, cache=True, nogil=True, error_model="numpy", **options)
+    return numba.njit(signature, cache=_KEPT, nogil=True, error_model="numpy", **options)
 
 
 _SUMS = {"reassoc", "contract", "nsz"}

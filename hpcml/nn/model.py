@@ -38,7 +38,14 @@ class Model:
     """
 
     def __init__(
-        self, layers: Sequence[Layer], shape: Shape, *, seed: int = 0, dtype: Any = np.float32, device: Device | None = None
+        self,
+        layers: Sequence[Layer],
+        shape: Shape,
+        *,
+        seed: int = 0,
+        dtype: Any = np.float32,
+        device: Device | None = None,
+        filled: bool = True,
     ) -> None:
         """Build the layers for input rows of `shape` and fill the parameters from `seed`.
 
@@ -48,6 +55,7 @@ class Model:
             seed: the first values are the same for the same seed, whatever the device.
             dtype: float16, float32 or float64.
             device: where the arena lives; the CPU when left out.
+            filled: False leaves the parameters zero, which costs nothing: for a model that is only asked for its shapes.
 
         Raises:
             ShapeError: if a layer cannot take what the one before gives; the message draws the layers with their shapes.
@@ -72,7 +80,8 @@ class Model:
         self._announcer = Announcer(self.arena, tree.values())
         self.context.finish = self._announcer.finish
         self._first = _drop_input_slope(self.layers)
-        self.initialise(seed, {name: init for name, (_, init) in trained.items()} | {name: s.init for name, s in running.items()})
+        if filled:
+            self.initialise(seed, {name: init for name, (_, init) in trained.items()} | {name: s.init for name, s in running.items()})
 
     def initialise(self, seed: int, inits: dict[str, Init]) -> None:
         """Overwrite the parameters with their first values for this seed."""

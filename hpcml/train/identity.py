@@ -45,9 +45,13 @@ def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
     wanted = _targets(model, loss)
     if math.prod(data.y.shape) not in wanted:
         kind = "one class" if wanted == (1,) and loss.integer_target else f"the model gives {' or '.join(map(str, wanted))} numbers"
+        given_back = loss.each_position or math.prod(model.outputs) == math.prod(model.shape)
+        hint = "; or name the features as target, where they are what is to be predicted" if given_back else ""
         raise ShapeError(
-            f"{loss.name}: {kind} a row, field {data.y.name!r} has rows of shape {data.y.shape}; give the model as many outputs"
+            f"{loss.name}: {kind} a row, field {data.y.name!r} has rows of shape {data.y.shape}; give the model as many outputs{hint}"
         )
+    dtype = np.int64 if loss.integer_target else model.arena.dtype
+    loss(np.zeros((1, *model.outputs), model.arena.dtype), np.zeros((1, *data.y.shape), dtype))  # what it takes, it says itself
 
 
 def _targets(model: Model, loss: Loss) -> tuple[int, ...]:
