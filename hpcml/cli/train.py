@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from hpcml.opening import quiet
     from hpcml.train import Progress, Recorder
     from hpcml.train.recorder import write_whole
+    from hpcml.train.takeover import Takeover
 
     comm = begin(args)
     config = None
@@ -70,11 +71,14 @@ def run(args: argparse.Namespace) -> int:
         with comm.together():
             if comm.rank == 0:
                 write_whole(folder / "config.toml", job.config.to_toml())
-    metrics = job.trainer.run(config.train.epochs)
-    job.trainer.close()
-    if job.trainer.comm.rank == 0:
+        rest = partial(build_job, job.config, folder=folder, resume=True, hooks=hooks, told=told, begin=begin_with)
+        steady = Takeover(job.trainer, lambda left: rest(left).trainer, survive=config.run.survive)
+    metrics = steady.run(config.train.epochs)
+    trainer = steady.trainer
+    trainer.close()
+    if trainer.comm.rank == 0:
         shown = "".join(f"  {name.replace('_', ' ')} {value:.4f}" for name, value in metrics.items() if name.startswith("test_"))
-        print(f"done: {job.trainer.count} steps{shown}\nweights sha256 {job.trainer.weights_sha256}\nrun kept in {folder}", flush=True)
+        print(f"done: {trainer.count} steps{shown}\nweights sha256 {trainer.weights_sha256}\nrun kept in {folder}", flush=True)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from typing import Any
 
 _LAUNCHERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "Open MPI's mpirun"),
@@ -36,6 +38,7 @@ FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
 """What `mpirun --with-ft ulfm` sets for its ranks."""
 
 
-def promises_survival(environment: Mapping[str, str]) -> bool:
-    """Return whether the world was started so that it goes on when ranks die, if the MPI library can: Open MPI's ULFM."""
-    return environment.get(FAULT_TOLERANCE, "0").lower() in ("1", "true")
+def outlives_ranks(mpi: Any) -> bool:
+    """Return whether this world goes on when ranks die: Open MPI's ULFM, under `mpirun --with-ft ulfm`; `mpi` is mpi4py.MPI."""
+    started = os.environ.get(FAULT_TOLERANCE, "0").lower() in ("1", "true")
+    return started and bool(mpi.ERR_PROC_FAILED != mpi.ERR_UNKNOWN)

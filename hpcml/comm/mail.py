@@ -116,8 +116,8 @@ class MpiMail(Mail):
     """Letters as MPI messages on a communicator of their own."""
 
     def __init__(self, handle: Any, mpi: Any, gather: Gather) -> None:
-        """Duplicate an mpi4py.MPI.Comm; every rank of it calls this."""
-        self._handle, self._mpi = handle.Dup(), mpi
+        """Open it on an mpi4py.MPI.Comm of its own, which `close` gives back; every rank calls this."""
+        self._handle, self._mpi = handle, mpi
         super().__init__(handle.rank, handle.size, gather)
         self._waiting: list[tuple[int, int, int, np.ndarray]] = []
         self._flying: list[Any] = []

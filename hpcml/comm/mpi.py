@@ -21,7 +21,7 @@ from hpcml.comm import node
 from hpcml.comm.barrier import Barrier
 from hpcml.comm.communicator import Communicator, Op, flatten, gather_rows, is_short, reduce_wide
 from hpcml.comm.last_words import wait_until_read
-from hpcml.comm.launch import promises_survival
+from hpcml.comm.launch import outlives_ranks
 from hpcml.comm.mail import Mail, MpiMail
 from hpcml.comm.staging import Staging
 from hpcml.errors import CommError
@@ -194,7 +194,7 @@ class MpiCommunicator(Communicator):
             if self._gate is None and node.outnumber(self.size, self.all_gather_bytes):
                 self._crowded = True
                 # Memory does not tell of a rank that died: where the others outlive it, the library's barrier does.
-                if not outlives_ranks():
+                if not outlives_ranks(self._mpi):
                     self._gate, used = node.open_barrier(self.handle, self.all_gather_bytes)
                     self._windows += used
         except self._mpi.Exception as error:  # a collective call: it fails on every rank of the node
@@ -253,7 +253,7 @@ class MpiCommunicator(Communicator):
 
     def mail(self) -> Mail:
         """Return a new letter box of this rank, on a duplicate of the communicator."""
-        return MpiMail(self.handle, self._mpi, self.all_gather_bytes)
+        return MpiMail(self._own(self.handle.Dup()).handle, self._mpi, self.all_gather_bytes)
 
     def split(self, color: int, key: int = 0) -> Communicator:
         """Return the communicator of the ranks that gave the same color, ordered by (key, rank)."""
@@ -269,21 +269,21 @@ class MpiCommunicator(Communicator):
         self._children.append(child)
         return child
 
+    def handles(self) -> Iterator[Any]:
+        """Yield the mpi4py communicators of this one and of all that were made from it and not given back."""
+        for child in self._children:
+            yield from child.handles()
+        if self.handle != self._mpi.COMM_NULL:
+            yield self.handle
+
     def abort(self, code: int = 1) -> None:
         """End every process of the world at once with this exit code."""
         sys.stdout.flush()
         sys.stderr.flush()
         wait_until_read()
-        if outlives_ranks():  # nobody would hear of an Abort, nor of an exit code; of a death by signal all do
+        if outlives_ranks(self._mpi):  # nobody would hear of an Abort, nor of an exit code; of a death by signal all do
             os.kill(os.getpid(), signal.SIGKILL)
         self._mpi.COMM_WORLD.Abort(code)
-
-
-def outlives_ranks() -> bool:
-    """Return whether this world goes on when ranks die: Open MPI's ULFM, under `mpirun --with-ft ulfm`."""
-    from mpi4py import MPI
-
-    return promises_survival(os.environ) and bool(MPI.ERR_PROC_FAILED != MPI.ERR_UNKNOWN)
 
 
 def _pairs(out: np.ndarray, landing: np.ndarray) -> Iterator[tuple[np.ndarray | None, np.ndarray | None]]:

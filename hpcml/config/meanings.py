@@ -136,7 +136,8 @@ MEANINGS = {
     "run.checkpoint_every": "steps between checkpoints; 0: after each epoch only",
     "run.keep": "checkpoints that stay",
     "run.log_every": "steps between rows in `metrics.jsonl`; 0: none",
-    "run.survive": "`elastic`: when a rank dies, go on without its group; needs Open MPI and `mpirun --with-ft ulfm`",
+    "run.survive": "when a rank dies, go on without its group (`elastic`), or with its workers on other ranks (with a server);"
+    " needs Open MPI and `mpirun --with-ft ulfm`",
 }
 """section.key -> meaning, in Markdown, in the order of the classes."""
 

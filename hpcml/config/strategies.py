@@ -8,7 +8,7 @@ import msgspec
 
 from hpcml.config.keys import Config, ServerConfig, as_toml
 
-_WITH_SERVER = {
+WITH_SERVER = {
     "parameter-server": ("fetch", "push", "beta", "cache"),
     "downpour": ("compensation", "beta", "cache"),
     "async-easgd": ("compensation", "warm", "fetch", "push", "cache"),
@@ -23,19 +23,19 @@ _BY_CONSISTENCY = {"bound": ("ssp", "asp"), "threshold": ("asp",), "regions": ("
 def server_contradictions(config: Config) -> Iterator[str]:
     """Yield keys of [server], or of a run with one, that mean nothing to its strategy."""
     keys, defaults, name = msgspec.to_builtins(config.server), msgspec.to_builtins(ServerConfig()), config.sync.name
-    unused = _WITH_SERVER.get(name, tuple(keys))
+    unused = WITH_SERVER.get(name, tuple(keys))
     for key, value in keys.items():
         default = f"leave it out, or set it to {as_toml(defaults[key])}"
         if key in unused and value != defaults[key]:
-            others = [other for other, not_for in _WITH_SERVER.items() if key not in not_for]
+            others = [other for other, not_for in WITH_SERVER.items() if key not in not_for]
             yield f'server.{key} means nothing to sync.name = "{name}", but to {", ".join(others)}; {default}'
         if key in _BY_CONSISTENCY and value != defaults[key] and keys["consistency"] not in _BY_CONSISTENCY[key]:
             yield f'server.{key} means nothing to "{keys["consistency"]}"; {default}'
     if name == "gossip-learning" and config.sync.combine != "mean" and not config.server.cache:
         yield f'sync.combine = "{config.sync.combine}" combines the models of caches; set server.cache, such as 10, or leave it out'
-    if name in _WITH_SERVER and config.run.checkpoint_every:
+    if name in WITH_SERVER and config.run.checkpoint_every:
         yield f'run.checkpoint_every: with sync.name = "{name}" letters are on their way within an epoch; set it to 0: after each epoch'
-    if name in _WITH_SERVER and config.sync.reducer != "auto":
+    if name in WITH_SERVER and config.sync.reducer != "auto":
         yield f'sync.reducer = "{config.sync.reducer}" means nothing to "{name}", whose workers add nothing up; leave it out'
 
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from hpcml.comm.communicator import Communicator, everywhere, name_ranks
-from hpcml.comm.mpi import MpiCommunicator, outlives_ranks
+from hpcml.comm.launch import outlives_ranks
+from hpcml.comm.mpi import MpiCommunicator
 from hpcml.comm.start import library_version
 from hpcml.errors import ConfigError
 
@@ -41,12 +42,12 @@ class Survivors:
     """
 
     def __init__(self, order: Communicator, crews: Sequence[int]) -> None:
-        if not isinstance(order, MpiCommunicator) or not outlives_ranks():
+        from mpi4py import MPI
+
+        if not isinstance(order, MpiCommunicator) or not outlives_ranks(MPI):
             library = f"{library_version()}, as it was started," if isinstance(order, MpiCommunicator) else type(order).__name__
             text = f"run.survive: {library} ends all ranks when one dies; start with Open MPI 5 and `mpirun --with-ft ulfm`"
             raise everywhere(ConfigError(f"{text}, or leave run.survive out: then a lost rank ends the run, and --resume goes on"))
-        from mpi4py import MPI
-
         self._mpi, self._crews, self._me = MPI, list(crews), order.rank
         self.name = f"[rank {order.rank} of {order.size} on {order.host}]"
         self.hosts = [text.decode() for text in order.all_gather_bytes(order.host.encode())]
@@ -74,6 +75,12 @@ class Survivors:
         """Wake all ranks of a communicator that wait for each other: their operations fail from now on."""
         if isinstance(comm, MpiCommunicator):
             comm.handle.Revoke()
+
+    def revoke_all(self) -> None:
+        """Wake all ranks that wait for each other, in whatever was made from `comm`."""
+        assert isinstance(self.comm, MpiCommunicator)
+        for handle in self.comm.handles():
+            handle.Revoke()
 
     def shrink(self) -> list[int]:
         """Make `comm` the communicator of the ranks that go on, and return those that do not, by their numbers in the first one.
