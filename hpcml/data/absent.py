@@ -8,7 +8,7 @@ from hpcml.data.checksums import Road
 from hpcml.data.conventions import is_fill
 from hpcml.data.roads import Landing, Scratch, deliver
 from hpcml.data.storage import Stored
-from hpcml.errors import ShardError
+from hpcml.errors import DataError
 
 
 class Refusing:
@@ -31,7 +31,7 @@ class Refusing:
         """Read rows start to start + count - 1 to their places in the landing.
 
         Raises:
-            ShardError: for a row with a number that stands for no value.
+            DataError: for a row with a number that stands for no value.
             OSError, ValueError: as the road raises them.
         """
         if np.can_cast(self.dtype, landing.array.dtype):
@@ -49,13 +49,13 @@ class Refusing:
         self.road.announce(start, count)
 
     def _refuse(self, values: np.ndarray, start: int) -> None:
-        """Raise ShardError for the first number of rows (n, *row), from row `start` on, that stands for no value."""
+        """Raise DataError for the first number of rows (n, *row), from row `start` on, that stands for no value."""
         bad = is_fill(values, self.stored.fills, self.stored.valid)
         if not bad.any():
             return
         at = int(bad.argmax())
         row, number = start + at // (values.size // len(values)), values.reshape(-1)[at]
         text = f"{self.where}, {self.unit} {row}: has {number:.17g}, which stands for no value (_FillValue, valid_range, or by its writer)"
-        raise ShardError(
+        raise DataError(
             f"{text}; leave such rows out, set data.cf = true and data.fill, or data.cf = false to take the numbers as they stand"
         )

@@ -25,7 +25,7 @@ from hpcml.data.shards import find_dataset, open_file
 from hpcml.data.spread import Spread
 from hpcml.data.storage import CHUNKED, CONTIGUOUS, Stored, Variable, look, require_filters
 from hpcml.data.tables import ChunkTable
-from hpcml.errors import ShardError
+from hpcml.errors import DataError, ShardError
 
 OPEN_AT_ONCE = 160
 """Files a process keeps open: far under the usual limit of 1024, and more than two windows of blocks touch, one read and one announced."""
@@ -77,13 +77,14 @@ class Handles:
 
         Raises:
             ShardError: for a changed file or a block that cannot be read, naming file, field, rows and address.
+            DataError: for a row whose number stands for no value.
         """
         try:
             road, scratch = self._road(shard, field, start), self._borrow()
             road.read(start, count, landing, place, scratch)
             self._free.append(scratch)
             self._used[shard.path] = shard
-        except ShardError:
+        except DataError:
             raise
         except (OSError, RuntimeError, ValueError, OverflowError, MemoryError) as error:  # damaged metadata may name any number
             where = f"{shard.path}: field {field.name!r}, rows {start}:{start + count}"

@@ -7,6 +7,7 @@ so and its sha256 is still the recorded one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -32,7 +33,7 @@ class Journal:
 
     def __init__(self, goal: Path, order: Mapping[str, Any]) -> None:
         self.goal, self.folder = goal, goal / HIDDEN
-        self._order = dict(order)
+        self._order, self._made = dict(order), False
         self.key = hashlib.sha256(json.dumps(self._order, sort_keys=True).encode()).hexdigest()
 
     def begin(self, names: Sequence[str]) -> bool:
@@ -48,6 +49,7 @@ class Journal:
             if load_manifest(manifest).get("order") == self.key:
                 return True
             raise DataError(f"{self.goal} already holds a finished set of shards; give another --out, or remove it")
+        self._made = not self.goal.exists()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -61,6 +63,15 @@ class Journal:
             raise DataError(f"{self.goal / taken} already exists; give another --out, or remove it")
         write_json(begun, {"key": self.key, "order": self._order})
         return False
+
+    def abandon(self) -> None:
+        """Remove the work folder where nothing in it is finished, and the goal where `begin` made it; on one rank, after an error."""
+        if any(self.folder.glob("*.done")):
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._made:
+            with contextlib.suppress(OSError):  # somebody else's files lie in it
+                self.goal.rmdir()
 
     def path(self, name: str) -> Path:
         """Return where a file is while it is made."""

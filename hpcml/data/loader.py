@@ -110,8 +110,9 @@ class Loader:
 
     @property
     def broken(self) -> dict[int, str]:
-        """Shards that this epoch's quarantine found, by their position in the index, with the first reason."""
-        return {shard: reason for ring in self._rings for shard, reason in ring.broken.items()}
+        """Shards that this epoch's quarantine found, by their position in the index: the least of the workers' first reasons."""
+        found = sorted((shard, reason) for ring in self._rings for shard, reason in ring.broken.items())
+        return dict(reversed(found))
 
     def batches(self, epoch: int, step: int = 0) -> Generator[list[Batch]]:
         """Yield, for each step from `step` to the end of the epoch, one batch for each hosted worker.

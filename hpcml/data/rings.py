@@ -98,7 +98,7 @@ class Ring:
         self._epoch, self._dead = epoch, dead
         self._looks = self._is_real and (self._finite is None or not self._finite.all())
         self._next = self._sampler.positions(step, self.worker)[0] // self._sampler.window_rows
-        self._failures: dict[int, ShardError] = {}
+        self._failures: dict[int, DataError] = {}
         self._suspects: set[int] = set()
         self._upcoming: Window | None = None
         self.broken: dict[int, str] = {}
@@ -133,7 +133,7 @@ class Ring:
             self._lost[flat] = False
         place = np.empty_like(flat)
         place[window.order] = flat
-        failures: list[tuple[int, int, ShardError]] = []
+        failures: list[tuple[int, int, DataError]] = []
         suspects: list[tuple[int, int]] = []
 
         def read(piece: tuple[int, int, int] | None) -> None:
@@ -147,7 +147,7 @@ class Ring:
                 return
             try:
                 self._dataset.scatter(start, stop, self._lanes, compact(place[at : at + stop - start]))
-            except ShardError as error:
+            except DataError as error:
                 failures.append((at, at + stop - start, error))
                 return
             if self._looks and (self._finite is None or not self._finite[start:stop].all()):
@@ -159,7 +159,7 @@ class Ring:
         for first, last in suspects:
             self._suspects.update(in_file[first:last].tolist())
         for first, last, error in sorted(failures, key=lambda failure: failure[0]):
-            if self._quarantine:
+            if self._quarantine and isinstance(error, ShardError):
                 self._lost[place[first:last]] = True
                 self.broken.setdefault(self._dataset.shard_of(int(window_rows[first])), str(error))
                 continue
@@ -192,7 +192,7 @@ class Ring:
         where = f"epoch {self._epoch}, step {step}, worker {self.worker}"
         failure = self._failures.pop(step, None)
         if failure is not None:
-            error: DataError = ShardError(f"{where}: {failure}")
+            error = type(failure)(f"{where}: {failure}")
             error.__cause__ = failure
             return Filled(rows, ids, error)
         wrong = self._wrong_values(where, rows, step in self._suspects)

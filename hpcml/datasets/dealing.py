@@ -7,7 +7,8 @@ where it was. Ranks meet after each piece, so an error on one rank ends the tool
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hpcml.data.index import Shard
 from hpcml.data.journal import Journal
 from hpcml.data.manifest import build_manifest
 from hpcml.data.shards import find_shards
+from hpcml.errors import HpcmlError
 
 Progress = Callable[[str, int, int], None]
 """Called on rank 0 with (what, pieces done, pieces in all)."""
@@ -40,9 +42,9 @@ class Opened:
         return self.rows.contents
 
     @property
-    def paths(self) -> list[Path]:
-        """The files."""
-        return [Path(shard.path) for shard in self.rows.shards]
+    def first(self) -> Path:
+        """The first file."""
+        return Path(self.rows.shards[0].path)
 
     def identity(self) -> list[list[Any]]:
         """Return what says that the shards are the same ones as before: path, size and time of each."""
@@ -144,6 +146,17 @@ def begin(journal: Journal, names: Sequence[str], comm: Communicator) -> bool:
         if comm.rank == 0:
             done = journal.begin(names)
     return comm.broadcast_bytes(b"1" if done else b"0") == b"1"
+
+
+@contextmanager
+def kept_or_gone(journal: Journal, comm: Communicator) -> Iterator[None]:
+    """Leave no folder behind where the work ends by an error before any of it is finished."""
+    try:
+        yield
+    except HpcmlError:
+        if comm.rank == 0:
+            journal.abandon()
+        raise
 
 
 def finish(journal: Journal, entries: Mapping[str, Any], comm: Communicator) -> None:

@@ -16,7 +16,7 @@ from hpcml.data.importers.options import Options
 from hpcml.data.journal import Journal, require_room
 from hpcml.data.manifest import NAME, describe_file, load_manifest
 from hpcml.data.writer import RowWriter
-from hpcml.datasets.dealing import Progress, begin, deal_once, finish
+from hpcml.datasets.dealing import Progress, begin, deal_once, finish, kept_or_gone
 from hpcml.datasets.rewriting import Made, Wish
 
 
@@ -45,12 +45,13 @@ def import_sources(sources: Sequence[str], options: Options, goal: Path, wish: W
     journal = Journal(goal, {**order, **wish.plain()})
     if begin(journal, ["part-00000.h5"], comm):
         return Imported(Made(load_manifest(goal / NAME)["files"], True), plain["notes"])
-    scans = _scan(specs, [entry[0][1] for entry in plain["inputs"]], options, journal, comm, progress)
-    with comm.together():
-        assembly = Assembly(specs, scans, options)
-    with assembly:
-        entries = _write(assembly, plain["attributes"], goal, wish, journal, comm, progress)
-    finish(journal, entries, comm)
+    with kept_or_gone(journal, comm):
+        scans = _scan(specs, [entry[0][1] for entry in plain["inputs"]], options, journal, comm, progress)
+        with comm.together():
+            assembly = Assembly(specs, scans, options)
+        with assembly:
+            entries = _write(assembly, plain["attributes"], goal, wish, journal, comm, progress)
+        finish(journal, entries, comm)
     return Imported(Made(entries, False), plain["notes"])
 
 

@@ -7,7 +7,7 @@ read back from disk. Only when both are equal do the new files get their names.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import numpy as np
 
 from hpcml.comm.communicator import Communicator
 from hpcml.data.allrows import read_rows
-from hpcml.data.contents import read_contents
 from hpcml.data.copying import decorator
 from hpcml.data.gathering import (
     UNIT_BYTES,
@@ -31,6 +30,7 @@ from hpcml.data.gathering import (
     units,
     write_spill,
 )
+from hpcml.data.index import Shard
 from hpcml.data.journal import Journal, require_room
 from hpcml.data.layout import SHARD_BYTES, Layout
 from hpcml.data.manifest import NAME, describe_file, load_manifest, row_blocks
@@ -39,8 +39,11 @@ from hpcml.data.rowsum import RowSum
 from hpcml.data.shards import open_file
 from hpcml.data.splitting import assign
 from hpcml.data.writer import RowWriter
-from hpcml.datasets.dealing import Opened, Progress, begin, deal_once, finish
+from hpcml.datasets.dealing import Opened, Progress, begin, deal_once, finish, kept_or_gone
 from hpcml.errors import ConfigError, DataError
+
+BUNDLE_FILES, BUNDLE_BYTES = 64, 64 << 20
+"""Small files are summed together, up to so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +153,11 @@ def read_codes(opened: Opened, name: str) -> np.ndarray:
     if name not in fields:
         near = difflib.get_close_matches(name, fields, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise DataError(f"{opened.paths[0]}: field {name!r} is absent; {hint}the fields are {', '.join(map(repr, fields))}")
+        raise DataError(f"{opened.first}: field {name!r} is absent; {hint}the fields are {', '.join(map(repr, fields))}")
     if packed_of(fields[name][1]) is not None:
-        raise DataError(f"{opened.paths[0]}: field {name!r} has rows of variable length; classes and groups are one value a row")
+        raise DataError(f"{opened.first}: field {name!r} has rows of variable length; classes and groups are one value a row")
     if fields[name][0]:
-        raise DataError(f"{opened.paths[0]}: field {name!r} has rows of shape {fields[name][0]}; classes and groups are one value a row")
+        raise DataError(f"{opened.first}: field {name!r} has rows of shape {fields[name][0]}; classes and groups are one value a row")
     values = []
     for shard in opened.rows.shards:
         with open_file(shard.path) as file:
@@ -177,47 +180,55 @@ def _rewrite(
     spans = {output.name: output for output in outputs}
     if begin(journal, list(spans), comm):
         return Made(load_manifest(goal / NAME)["files"], True)
-    spills = needs_spills(order, outputs)
-    with comm.together():
-        if comm.rank == 0:
-            require_room(goal, opened.rows.rows * opened.contents.row_bytes * ((wish.layout.codec == "none") + spills))
-    before = _sum_inputs(opened, journal, comm, progress)
-    if spills:
-        entries = _by_spills(opened, order, spans, wish.layout, journal, comm, progress)
-    else:
-        entries = _directly(opened, order, spans, wish.layout, journal, comm, progress)
-    made = Made(entries, False)
-    if made.total.plain() != before.plain():
-        text = (
-            f"rows before and after differ: {before.plain()} became {made.total.plain()}; nothing was published, {journal.folder} is kept"
-        )
-        raise _everywhere(DataError(text))
-    finish(journal, entries, comm)
+    with kept_or_gone(journal, comm):
+        spills = needs_spills(order, outputs)
+        with comm.together():
+            if comm.rank == 0:
+                require_room(goal, opened.rows.rows * opened.contents.row_bytes * ((wish.layout.codec == "none") + spills))
+        before = _sum_inputs(opened, journal, comm, progress)
+        if spills:
+            entries = _by_spills(opened, order, spans, wish.layout, journal, comm, progress)
+        else:
+            entries = _directly(opened, order, spans, wish.layout, journal, comm, progress)
+        made = Made(entries, False)
+        if made.total.plain() != before.plain():
+            text = f"rows before and after differ: {before.plain()} became {made.total.plain()}"
+            raise _everywhere(DataError(f"{text}; nothing was published, {journal.folder} is kept"))
+        finish(journal, entries, comm)
     return made
 
 
 def _sum_inputs(opened: Opened, journal: Journal, comm: Communicator, progress: Progress) -> RowSum:
     """Return the sum over all old rows, each file read by itself from end to end."""
-    paths = {f"source-{i:05d}": path for i, path in enumerate(opened.paths)}
+    pieces = {f"sources-{i:05d}": shards for i, shards in enumerate(_bundled(opened.rows.shards))}
 
-    def sum_file(name: str) -> Mapping[str, Any]:
-        path, whole = paths[name], RowSum()
-        with open_file(path) as file:
-            for start, stop in row_blocks(opened_contents(path, opened)):
-                whole.add({field: read_rows(file, path, field, start, stop) for field in opened.contents.fields})
+    def sum_files(name: str) -> Mapping[str, Any]:
+        whole = RowSum()
+        for shard in pieces[name]:
+            with open_file(shard.path) as file:
+                chunks = [getattr(file[field], "chunks", None) for field in opened.contents.fields]  # each file's own; groups have none
+                chunk = max((one[0] for one in chunks if one), default=0)
+                for start, stop in row_blocks(replace(opened.contents, rows=shard.rows, chunk=chunk)):
+                    whole.add({field: read_rows(file, shard.path, field, start, stop) for field in opened.contents.fields})
         return whole.plain()
 
     whole = RowSum()
-    for found in deal_once(list(paths), sum_file, journal, comm, "rows summed, file", progress).values():
+    for found in deal_once(list(pieces), sum_files, journal, comm, "rows summed, piece", progress).values():
         whole.merge(RowSum.from_plain(found))
     return whole
 
 
-def opened_contents(path: Path, opened: Opened) -> Any:
-    """Return what one of the shards holds: chunks and rows are each file's own."""
-    first = opened.contents
-    along = next(name for name in first.fields)
-    return first if path == opened.paths[0] else read_contents(path, along, first.common)
+def _bundled(shards: Sequence[Shard]) -> list[list[Shard]]:
+    """Cut shards into pieces of work: a note of a finished piece costs two writes to disk, more than reading a small file."""
+    bundles: list[list[Shard]] = []
+    left = 0
+    for shard in shards:
+        if not bundles or len(bundles[-1]) == BUNDLE_FILES or shard.size > left:
+            bundles.append([])
+            left = BUNDLE_BYTES
+        bundles[-1].append(shard)
+        left -= shard.size
+    return bundles
 
 
 def _directly(
@@ -229,7 +240,7 @@ def _directly(
 
     def write(name: str) -> Mapping[str, Any]:
         output, path = spans[name], journal.path(name)
-        decorate = decorator(opened.paths[0], contents)
+        decorate = decorator(opened.first, contents)
         rows, entries = output.stop - output.start, opened.rows.entries(order[output.start : output.stop])
         with RowWriter(path, rows, contents.fields, layout=layout, decorate=decorate, entries=entries) as writer:
             for position, arrays in take_ascending(opened.rows, order[output.start : output.stop], block):
@@ -254,7 +265,7 @@ def _by_spills(
     def write(name: str) -> Mapping[str, Any]:
         output, path = spans[name], journal.path(name)
         arrays = read_spills([journal.path(cut) for cut in cuts], list(cuts.values()), inverse, output, contents.fields)
-        decorate = decorator(opened.paths[0], contents)
+        decorate = decorator(opened.first, contents)
         rows, entries = output.stop - output.start, count_entries(contents.fields, arrays)
         with RowWriter(path, rows, contents.fields, layout=layout, decorate=decorate, entries=entries) as writer:
             writer.write(0, arrays)

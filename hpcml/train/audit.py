@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -115,10 +116,12 @@ class Audit:
 
     def _bury(self, where: str) -> list[str]:
         """Leave the broken shards out from the next epoch on."""
-        broken, reasons = self._agreed_broken(), self._loader.broken
-        told = [text for text in self._comm.all_gather_bytes("\n".join(reasons.values()).encode()) if text]
+        broken = self._agreed_broken()
+        texts = self._comm.all_gather_bytes(json.dumps(sorted(self._loader.broken.items())).encode())
+        # The least of all workers' reasons, whoever hosts them: the note is the same for any number of ranks.
+        told = sorted(reason for text in texts for reason in json.loads(text))
         self._loader.dead, self._broken = self._loader.dead | frozenset(broken), set()
         left_out = self.last["rows_left_out"]
         names = ", ".join(self._data.index.shards[shard].path for shard in broken)
-        why = told[0].decode().splitlines()[0] if told else "found before this start"
+        why = told[0][1].splitlines()[0] if told else "found before this start"
         return [f"{where}: {left_out:,} rows could not be read and were left out; from now on without {names} ({why})"] if broken else []

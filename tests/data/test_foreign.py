@@ -16,7 +16,7 @@ from hpcml.data.dataset import ShardedDataset
 from hpcml.data.index import Index
 from hpcml.data.inspection import advise, look_into
 from hpcml.data.shards import open_file
-from hpcml.errors import ShardError
+from hpcml.errors import DataError, ShardError
 
 LAYOUTS = [{}, {"chunks": (2,)}, {"chunks": (4,), "compression": "gzip"}, {"chunks": (4,), "compression": "lzf"}]
 
@@ -49,7 +49,7 @@ def test_labels_are_those_of_the_file_or_refused_with_the_first_row_that_stands_
     absent = {"valid_range": values < number, "valid_min": values < number, "valid_max": values > number}.get(key, values == number)
     if absent.any():
         row = int(absent.argmax())
-        with pytest.raises(ShardError, match=rf"a\.h5: field 'y', row {row}: has {values[row]}, which stands for no value .* data\.cf"):
+        with pytest.raises(DataError, match=rf"a\.h5: field 'y', row {row}: has {values[row]}, which stands for no value .* data\.cf"):
             target(path)
     else:
         np.testing.assert_array_equal(target(path), values)
@@ -68,7 +68,7 @@ def test_features_are_compared_as_the_file_has_them_not_as_float32_rounds_them(t
     out = np.empty((2, 2), np.float32)
     with open_shards(tmp_path / "good.h5", target=None) as data:
         data.read(0, 2, out)
-    with open_shards(tmp_path / "bad.h5", target=None) as data, pytest.raises(ShardError, match=rf"field 'x', row 1: has {fill}, which"):
+    with open_shards(tmp_path / "bad.h5", target=None) as data, pytest.raises(DataError, match=rf"field 'x', row 1: has {fill}, which"):
         data.read(0, 2, out)
 
 
@@ -109,7 +109,7 @@ def test_columns_of_anndata_without_a_value_are_refused(tmp_path):
     path = anndata_like(tmp_path / "a.h5ad", [False, True, False, True], [0, 1, -1, 0])
     with pytest.raises(ShardError, match=r"'obs/age/values': 2 of its rows have no value by 'obs/age/mask' \(the first is row 1\)"):
         target(path, "obs/age/values")
-    with pytest.raises(ShardError, match="'obs/kind/codes', row 2: has -1, which stands for no value"):
+    with pytest.raises(DataError, match="'obs/kind/codes', row 2: has -1, which stands for no value"):
         target(path, "obs/kind/codes")
     assert target(path, "obs/age/values", cf=False).tolist() == [1, 1, 1, 1]
     assert target(path, "obs/kind/codes", cf=True, fill=2, dtype=np.float64).tolist() == [0, 1, 2, 0]
@@ -152,5 +152,5 @@ def test_what_netcdf4_lays_below_a_mask_is_no_value_here_nor_in_a_file_written_a
         decorator(tmp_path / "a.nc", contents)(goal)
     for path in ("a.nc", "b.h5"):
         for name, number in (("y", -2147483647), ("named", -9)):
-            with open_shards(tmp_path / path, name, None) as data, pytest.raises(ShardError, match=f"row 1: has {number}, which"):
+            with open_shards(tmp_path / path, name, None) as data, pytest.raises(DataError, match=f"row 1: has {number}, which"):
                 data.read(0, 3, np.empty(3, np.float32))

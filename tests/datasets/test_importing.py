@@ -50,6 +50,17 @@ def test_rows_are_those_of_the_tables_in_order(imported, tables, rows_of, tmp_pa
         assert list(file["x"].attrs["columns"]) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_refused_import_leaves_nothing_behind(imported, tmp_path, ranks):
+    (tmp_path / "t.csv").write_text("a,ok\n1.5,yes\nword,no\n")
+    (tmp_path / "mine").mkdir()
+    for goal in ("new", "mine"):
+        with pytest.raises(DataError, match=r"t\.csv: line 3"):
+            imported([tmp_path / "t.csv"], tmp_path / goal, ranks=ranks, label="ok")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "t.csv"]
+    assert not any((tmp_path / "mine").iterdir())
+
+
 @pytest.mark.parametrize("codec", ["none", "shuffle+gzip"])
 def test_any_number_of_ranks_writes_the_same_bytes(imported, tables, contents, tmp_path, monkeypatch, codec):
     monkeypatch.setattr(csvfile, "BATCH", 16)

@@ -10,6 +10,7 @@ import pytest
 
 from hpcml.comm.alone import Alone
 from hpcml.data import gathering
+from hpcml.data.index import Shard
 from hpcml.data.layout import Layout, parse_layout
 from hpcml.data.manifest import load_manifest
 from hpcml.data.verification import Range
@@ -72,6 +73,14 @@ def test_rows_behind_links_become_rows_and_other_names_stay_names(resharded, wor
     assert statistics(opened, Alone(), quiet)["fields"]["far/x"]["max"] == 11
     problems = verify(pattern, Alone(), quiet, ranges=[Range("far/x", 0, 10), Range("labels/soft", 0, 9)]).problems
     assert problems == [f"{pattern}: field 'far/x' is outside 0:10 in 1 row: 5"]
+
+
+def test_small_files_are_summed_together_and_large_ones_alone(monkeypatch):
+    monkeypatch.setattr(rewriting, "BUNDLE_FILES", 3)
+    monkeypatch.setattr(rewriting, "BUNDLE_BYTES", 10)
+    sizes = [1, 1, 1, 1, 20, 6, 4, 1]
+    bundles = rewriting._bundled([Shard(str(i), 1, size, 0) for i, size in enumerate(sizes)])
+    assert [[shard.size for shard in bundle] for bundle in bundles] == [[1, 1, 1], [1], [20], [6, 4], [1]]
 
 
 @pytest.mark.parametrize("unit_bytes", [1, 700, 1 << 27])

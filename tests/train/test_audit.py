@@ -99,6 +99,7 @@ def test_a_quarantine_gives_the_same_bits_on_any_number_of_ranks(shards, sync):
     found = [weights(index, ranks, **options) for ranks in (1, 2, 3, 4)]
     assert len({one[0] for ranks in found for one in ranks}) == 1
     assert {(one[1]["rows_used"], one[1]["rows_left_out"]) for ranks in found for one in ranks} == {(2 * ROWS, ROWS)}
+    assert len({tuple(one[2]) for ranks in found for one in ranks}) == 1
     assert all(any("8 rows could not be read" in note and "1.h5" in note for note in one[2]) for ranks in found for one in ranks)
 
 
