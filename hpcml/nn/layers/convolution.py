@@ -73,8 +73,8 @@ class Conv(Layer):
         self._x = x
         images = self._images(x)
         out = self.take("out", (len(x), *self._out), x)
-        fast = self.fast(x) if self._tiles else None
-        if fast is not None:
+        by_tiles, fast = self._by_tiles(x)
+        if by_tiles:
             winograd.convolve(fast, self.context.scratch, x, self.parameters["weight"].data, self.windows.padding, out)
             if self.bias:
                 out += self.parameters["bias"].data
@@ -91,19 +91,19 @@ class Conv(Layer):
 
     def backward(self, slope: Array) -> Array:
         """Overwrite the gradients from slope (B, h, w, k) and return the input's slope."""
-        fast, scratch = self.fast(slope, self._x) if self._tiles else None, self.context.scratch
+        (by_tiles, fast), scratch = self._by_tiles(slope, self._x), self.context.scratch
         weight, padding = self.parameters["weight"], self.windows.padding
-        if fast is None:
-            self._slope_of_filters(slope)
-        else:
+        if by_tiles:
             winograd.slope_of_filters(fast, scratch, self._x, slope, padding, weight.grad)
+        else:
+            self._slope_of_filters(slope)
         if self.bias:
             sum_rows(slope.reshape(-1, self.outputs), self.work, self.parameters["bias"].grad)
         self.context.finish(self)  # before the input's slope, which takes as long again: the gradients may leave meanwhile
         if not self.needs_input_slope:
             return slope
         back = scratch.slope(self._x.shape, slope)
-        if fast is not None:
+        if by_tiles:
             winograd.convolve(fast, scratch, slope, winograd.turned(scratch, weight.data), (2 - padding[0], 2 - padding[1]), back)
             return back
         turned = self._memory(slope)[1]
@@ -112,6 +112,13 @@ class Conv(Layer):
         else:
             self._slope_by_scattering(slope, self._images(back))
         return back
+
+    def _by_tiles(self, *arrays: Array) -> tuple[bool, Any]:
+        """Return whether products are those of tiles, see winograd.py, and the fused functions for it, None where numpy's passes are."""
+        if not self._tiles or self.context.precision is not None:
+            return False, None
+        fast = self.fast(*arrays)
+        return fast is not None or all(winograd.fits_numpy(self.windows, self.outputs, x) for x in arrays), fast
 
     def _images(self, x: Array) -> Array:
         return x.reshape(len(x), *self.windows.image)
