@@ -63,7 +63,9 @@ def load_together(folder: Path, comm: Communicator, device: str = "") -> Trained
         config = load_run(folder)
     found, problems = newest_together(folder, comm)
     if found is None:
-        raise everywhere(CheckpointError("\n".join([f"{folder}: no whole checkpoint", *problems])))
+        raise everywhere(
+            CheckpointError("\n".join([f"{folder}: no whole checkpoint; train it again, or further with --resume", *problems]))
+        )
     workers = int(found.manifest["workers"])
     require_hosts(workers, comm.size)
     compile_kernels(config, comm)

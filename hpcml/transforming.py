@@ -30,6 +30,9 @@ MAKERS: dict[str, Callable[[TransformConfig], Transform]] = {
 }
 """Name -> what makes the transform, from the keys that it takes; "standardise" takes statistics instead."""
 
+LEAVE_FEATURES = ("one-hot", "flip", "noise")
+"""Transforms that leave the features of a row as they are where a model is only asked: of the target, or of training alone."""
+
 Moments = tuple[np.ndarray, np.ndarray]
 
 

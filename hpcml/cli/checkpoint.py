@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hpcml.cli.parsing import is_first
 from hpcml.errors import CheckpointError, ConfigError, RunError
 
 EXAMPLE = """examples:
@@ -15,6 +16,9 @@ EXAMPLE = """examples:
   hpcml checkpoint digest runs/digits
   hpcml checkpoint export runs/digits --out digits.safetensors
 """
+
+
+ACTIONS = ("list", "verify", "digest", "export")
 
 
 def add_to(commands: Any) -> None:
@@ -28,7 +32,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument(
         "action",
-        choices=("list", "verify", "digest", "export"),
+        choices=ACTIONS,
         help="list: a line each; verify: check every file; digest: sha256 of the weights; export: the newest model for other programs",
     )
     parser.add_argument("folder", metavar="RUN", help="the run's folder")
@@ -37,10 +41,12 @@ def add_to(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do the action."""
+    """Do the action, once where a launcher started several processes."""
+    if not is_first():
+        return 0
     folder = Path(args.folder)
     if not folder.is_dir():
-        raise RunError(f"{folder}: no such run folder")
+        raise RunError(f"{folder}: no such run folder; give the one that `hpcml train` named")
     if args.action == "export":
         return export(folder, args.out)
     if args.out:
@@ -102,12 +108,15 @@ def export(folder: Path, out: str | None) -> int:
 
     from hpcml.comm.alone import Alone
     from hpcml.exporting import export_onnx, export_weights
+    from hpcml.nn.losses.loss import as_it_is
     from hpcml.trained import load_together
+    from hpcml.transforming import LEAVE_FEATURES
 
     writers = {".safetensors": export_weights, ".onnx": export_onnx}
     suffix = Path(out or "").suffix
     if not out or suffix not in writers:
-        raise ConfigError(f"hpcml checkpoint export: --out is {out!r}; give FILE.safetensors for weights or FILE.onnx for a graph")
+        given = f"--out is {out!r}" if out else "--out is missing"
+        raise ConfigError(f"hpcml checkpoint export: {given}; give --out FILE.safetensors for weights or FILE.onnx for a graph")
     comm = Alone()
     trained = load_together(folder, comm, device="cpu")
     trained.say_problems(comm)
@@ -117,7 +126,11 @@ def export(folder: Path, out: str | None) -> int:
     told = {"hpcml": version("hpcml"), "model": config.model.name, "loss": config.train.loss, "step": str(trained.checkpoint.step)}
     writers[suffix](trained.model, out, told)
     print(f"{trained.model.arena.n:,} numbers of {trained.checkpoint.path.name} written to {out}")
-    if config.data.transforms:
-        names = ", ".join(step.name for step in config.data.transforms)
+    if suffix == ".onnx":
+        rows, outputs = (f"(B, {', '.join(map(str, shape))})" for shape in (trained.model.shape, trained.model.outputs))
+        scores = "" if trained.loss.link is as_it_is else ", from which `hpcml predict` makes probabilities"
+        print(f"it takes rows {rows} and gives outputs {outputs}{scores}")
+    names = ", ".join(step.name for step in config.data.transforms if step.name not in LEAVE_FEATURES)
+    if names:
         print(f"note: the model takes rows as data.transforms leaves them ({names}); the file does not do that")
     return 0

@@ -26,6 +26,7 @@ def parser() -> Parser:
         description="Train models on HPC clusters: the same answer on any number of ranks.",
         epilog="example:\n  mpirun -n 4 hpcml train jobs/digits.toml",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        elsewhere={action: f"checkpoint {action}" for action in checkpoint.ACTIONS},
     )
     top.add_argument("--version", action=Show, text=lambda: f"hpcml {version('hpcml')}\n", help="show the version")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)

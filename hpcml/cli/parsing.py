@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from hpcml.comm.launch import promise
@@ -28,13 +30,23 @@ class Leaving(Exception):
 class Parser(argparse.ArgumentParser):
     """A parser that prints nothing and ends nothing itself: it raises Leaving."""
 
-    def __init__(self, **options: Any) -> None:
-        """Take what argparse takes; a description that is a docstring loses its reST marks."""
+    def __init__(self, *, elsewhere: Mapping[str, str] | None = None, **options: Any) -> None:
+        """Take what argparse takes; a description that is a docstring loses its reST marks.
+
+        Args:
+            elsewhere: words that are no command here -> what is meant by them.
+            options: of argparse.
+        """
         super().__init__(**options)
+        self.elsewhere = elsewhere or {}
         self.description = self.description and self.description.replace("``", "")
 
     def error(self, message: str) -> NoReturn:
-        """Raise Leaving with the usage and the message."""
+        """Raise Leaving with the usage and the message; a word that is none of the choices gets the near one."""
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            known = re.findall(r"[\w-]+", found[2])
+            near = self.elsewhere.get(found[1]) or next(iter(get_close_matches(found[1], known, 1)), "")
+            message += f"; did you mean {near!r}?" if near else ""
         raise Leaving(2, f"{self.format_usage()}{self.prog}: error: {message}\n", f"{self.prog}: {message}")
 
     def print_help(self, file: Any = None) -> None:

@@ -24,6 +24,10 @@ READ = (".safetensors", ".npz", *TORCH_FILES)
 """Endings of the files that weights are read from."""
 
 
+OWN = "hpcml"
+"""The format that the header of an exported file names."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tensors:
     """Named arrays from outside, and what is known of them."""
@@ -33,6 +37,8 @@ class Tensors:
     arrays: dict[str, np.ndarray]
     ordered: bool
     """Whether they stand in the order in which PyTorch's modules were registered; a safetensors file does not keep it."""
+    own: bool = False
+    """Whether they were exported from here, so that their names are those of an arena."""
 
 
 def read_tensors(source: Path | Mapping[str, Any]) -> Tensors:
@@ -45,12 +51,12 @@ def read_tensors(source: Path | Mapping[str, Any]) -> Tensors:
     if isinstance(source, Mapping):
         return Tensors("the state dict", _numbers(source, "the state dict"), True)
     if source.suffix == ".safetensors":
-        return Tensors(str(source), _read_safetensors(source), False)
+        return _read_safetensors(source)
     if source.suffix == ".npz":
         return Tensors(str(source), _numbers(_read_npz(source), str(source)), True)
     if source.suffix in TORCH_FILES:
         return Tensors(str(source), _numbers(_load_torch(source), str(source)), True)
-    raise ExportError(f"{source}: weights are read from {', '.join(READ)} files; rename it, or save it as one of them")
+    raise ExportError(f"{source}: weights are read from {', '.join(READ)} files; save it as one of them")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], told: Mapping[str, str]) -> None:
@@ -87,6 +93,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"there is no folder {str(path.parent)!r}; make it first")
         partial.touch()
         mode = partial.stat().st_mode
         write(partial)
@@ -98,17 +106,19 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path) -> Tensors:
     library = package("safetensors")
     with contextlib.suppress(ImportError):
         import_module("ml_dtypes")  # gives numpy bfloat16
     try:
         with library.safe_open(path, "numpy") as file:
-            names: list[str] = file.keys()
-            return {name: file.get_tensor(name) for name in names}
+            arrays = {name: file.get_tensor(name) for name in list(file.keys())}
+            told: dict[str, str] = file.metadata() or {}
     except (OSError, library.SafetensorError, TypeError, AttributeError) as error:  # the last two: a dtype that numpy has not
         hint = "; install ml_dtypes" if "float" in str(error) else ""
         raise ExportError(f"{path}: no readable safetensors file: {error}{hint}") from error
+    own = told.get("format") == OWN
+    return Tensors(f"{path} (of the model {told['model']!r})" if own and "model" in told else str(path), arrays, False, own)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

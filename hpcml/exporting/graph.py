@@ -26,14 +26,10 @@ def export_onnx(model: Model, path: str | os.PathLike[str], told: Mapping[str, s
     It computes what the model computes in evaluation, without what a loss adds, such as the softmax of a cross-entropy.
     Rows are of the model's dtype, or int64 where they are tokens; a token outside the vocabulary is an error in the runtime.
 
-    Args:
-        model: on any device.
-        path: of the file, written whole or not at all.
-        told: texts for the file's metadata.
+    Arguments are those of export_weights; `told` stands in the file's metadata.
 
     Raises:
-        ConfigError: if onnx is not installed.
-        ExportError: if a layer has no counterpart here, by its name; if the model is too large; if the file cannot be written.
+        ConfigError, ExportError: as there, of onnx; also if a layer has no counterpart here, by its name, or the model is too large.
     """
     library = package("onnx")
     size = model.arena.n * model.arena.dtype.itemsize

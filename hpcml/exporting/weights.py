@@ -11,7 +11,7 @@ import numpy as np
 
 from hpcml.arrays import to_host
 from hpcml.errors import ExportError, NumericsError, ShapeError
-from hpcml.exporting.files import Tensors, read_tensors, write_tensors
+from hpcml.exporting.files import OWN, Tensors, read_tensors, write_tensors
 from hpcml.exporting.modules import Named, misshapen, translated
 from hpcml.nn import Model
 
@@ -32,7 +32,7 @@ def export_weights(model: Model, path: str | os.PathLike[str], told: Mapping[str
     """
     vector = to_host(model.arena.data)
     tensors = {p.name: np.ascontiguousarray(vector[p.span].reshape(p.shape)) for p in model.arena}
-    write_tensors(Path(path), tensors, {**(told or {}), "format": "hpcml", "layout": model.arena.fingerprint()})
+    write_tensors(Path(path), tensors, {**(told or {}), "format": OWN, "layout": model.arena.fingerprint()})
 
 
 def load_weights(model: Model, source: Source, *, modules: Named = None) -> dict[str, str]:
@@ -60,7 +60,7 @@ def load_weights(model: Model, source: Source, *, modules: Named = None) -> dict
     """
     tensors = read_tensors(source if isinstance(source, Mapping) else Path(source))
     names = [p.name for p in model.arena]
-    if modules is None and set(names) & set(tensors.arrays):
+    if modules is None and (tensors.own or set(names) & set(tensors.arrays)):
         found, origin = _by_name(model, tensors), dict(zip(names, names, strict=True))
     else:
         found, origin = translated(model, tensors, modules)

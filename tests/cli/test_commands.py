@@ -36,6 +36,12 @@ def test_evaluate_and_predict_say_the_same_on_any_number_of_ranks(job):
     assert accuracy == pytest.approx(job.summary()["metrics"]["test_accuracy"])
 
 
+@pytest.mark.parametrize(("word", "near"), [("export", "checkpoint export"), ("trian", "train")])
+def test_a_word_that_is_no_command_gets_the_near_one(word, near, capsys):
+    assert main([word, "run"]) == 2
+    assert f"did you mean {near!r}?" in capsys.readouterr().err
+
+
 def test_commands_on_a_run_that_is_not_there(job):
     explained(job.hpcml(2, "evaluate", "nowhere"), "nowhere: no run here")
     explained(job.hpcml(2, "predict", "nowhere", "--data", "test-*.h5", "--out", "out.h5"), "nowhere: no run here")

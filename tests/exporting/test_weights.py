@@ -135,11 +135,19 @@ def test_npz_files_give_arrays_by_name_or_modules_in_their_order(pytorch, tmp_pa
     np.testing.assert_array_equal(model.arena.view("2.dense.weight").data, expected)
 
 
+def test_a_file_of_another_model_of_ours_is_compared_by_name(tmp_path, safetensors):
+    export_weights(mlp([2, 2]), tmp_path / "a.safetensors", {"model": "linear"})
+    with pytest.raises(
+        ExportError, match=r"(?s)a.safetensors \(of the model 'linear'\): not .* missing: 0.lstm.input .* unexpected: 0.dense"
+    ):
+        load_weights(lstm((4, 3), [5], 2), tmp_path / "a.safetensors")
+
+
 def test_nothing_of_an_export_stays_where_it_fails(tmp_path, safetensors):
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(ExportError, match="it is a folder"):
         export_weights(mlp([2, 2]), tmp_path / "folder.safetensors")
-    with pytest.raises(ExportError, match="cannot be written"):
+    with pytest.raises(ExportError, match=r"cannot be written: there is no folder '.*nowhere'; make it first"):
         export_weights(mlp([2, 2]), tmp_path / "nowhere" / "a.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["folder.safetensors"]
 
