@@ -6,7 +6,7 @@ import numpy as np
 
 from hpcml.data.checksums import Road
 from hpcml.data.conventions import is_fill
-from hpcml.data.roads import Landing, Scratch, deliver
+from hpcml.data.roads import Landing, Runs, Scratch, deliver, with_places
 from hpcml.data.storage import Stored
 from hpcml.errors import DataError
 
@@ -27,22 +27,24 @@ class Refusing:
         self.dtype = np.dtype(stored.dtype)
         self.row_bytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
 
-    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
-        """Read rows start to start + count - 1 to their places in the landing.
+    def read(self, runs: Runs, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read runs of rows to their places in the landing.
 
         Raises:
             DataError: for a row with a number that stands for no value.
             OSError, ValueError: as the road raises them.
         """
-        if np.can_cast(self.dtype, landing.array.dtype):
-            self.road.read(start, count, landing, place, scratch)
-            self._refuse(landing.array[place], start)
-            return
-        # Narrower floats would round a neighbour of such a number to it, or it to another.
-        exact = scratch("exact", count * self.row_bytes).view(self.dtype).reshape(count, *self.shape)
-        self.road.read(start, count, Landing(exact), slice(0, count), scratch)
-        self._refuse(exact, start)
-        deliver(exact, landing.array, place, self.stored)
+        for start, stop, part in with_places(runs, place):
+            if np.can_cast(self.dtype, landing.array.dtype):
+                self.road.read([(start, stop)], landing, part, scratch)
+                self._refuse(landing.array[part], start)
+                continue
+            # Narrower floats would round a neighbour of such a number to it, or it to another.
+            count = stop - start
+            exact = scratch("exact", count * self.row_bytes).view(self.dtype).reshape(count, *self.shape)
+            self.road.read([(start, stop)], Landing(exact), slice(0, count), scratch)
+            self._refuse(exact, start)
+            deliver(exact, landing.array, part, self.stored)
 
     def announce(self, start: int, count: int) -> None:
         """Tell the system that rows will be read soon."""

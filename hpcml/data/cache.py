@@ -15,6 +15,7 @@ import numpy as np
 from hpcml.arrays.memory import ALIGNMENT, aligned
 from hpcml.data.dataset import Lanes, ShardedDataset
 from hpcml.data.index import Field, Index
+from hpcml.data.roads import Runs, with_places
 from hpcml.data.transforms import Pipeline
 
 
@@ -74,21 +75,22 @@ class CachedDataset(ShardedDataset):
         for first, last in self._absent(start, stop):
             super().announce(first, last)
 
-    def scatter(self, start: int, stop: int, lanes: Lanes, place: slice | np.ndarray) -> None:
-        """Lay rows start to stop-1 each at its place, from memory where they are there, else from their files.
+    def scatter(self, runs: Runs, lanes: Lanes, place: slice | np.ndarray) -> None:
+        """Lay the rows of some runs each at its place, from memory where they are there, else from their files.
 
         Raises:
             ShardError: as `ShardedDataset.read` raises it; such rows are not kept.
         """
         if not self._kept:
-            super().scatter(start, stop, lanes, place)
+            super().scatter(runs, lanes, place)
             return
-        for first, last in self._absent(start, stop):
-            super().scatter(first, last, self._lanes, slice(first, last))
-            self._mine[first:last] = True
-        for field, landing in lanes.parts:
-            rows = self._kept[field.name][start:stop]
-            landing.array[place] = rows.reshape(len(rows), *landing.array.shape[1:])
+        for start, stop, part in with_places(runs, place):
+            for first, last in self._absent(start, stop):
+                super().scatter([(first, last)], self._lanes, slice(first, last))
+                self._mine[first:last] = True
+            for field, landing in lanes.parts:
+                rows = self._kept[field.name][start:stop]
+                landing.array[part] = rows.reshape(len(rows), *landing.array.shape[1:])
 
     def end_epoch(self) -> None:
         """Let the ranks that share the memory see each other's rows; every one of them calls this between two epochs."""

@@ -15,7 +15,7 @@ import numpy as np
 from hpcml.data.chunks import Chunked
 from hpcml.data.index import Index, Shard
 from hpcml.data.manifest import NAME, find_manifest
-from hpcml.data.roads import Landing, Scratch, deliver, within
+from hpcml.data.roads import Landing, Runs, Scratch, deliver, with_places, within
 from hpcml.data.rowsum import row_hashes
 from hpcml.data.storage import CONTIGUOUS, Stored
 from hpcml.errors import ShardError
@@ -80,8 +80,8 @@ def _hashed(path: str, name: str, stored: Stored, entry: dict[str, Any], require
 class Road(Protocol):
     """What brings rows of a field into memory."""
 
-    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
-        """Read rows start to start + count - 1 to their places in the landing."""
+    def read(self, runs: Runs, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read runs of rows to their places in the landing."""
 
     def announce(self, start: int, count: int) -> None:
         """Tell the system that rows will be read soon."""
@@ -108,26 +108,26 @@ class Checked:
         self.row_bytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
         self._hashes = np.frombuffer(bytes.fromhex(stored.hashes), ">u8")
 
-    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
-        """Read rows start to start + count - 1 to their places in the landing.
+    def read(self, runs: Runs, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read runs of rows to their places in the landing.
 
         Raises:
             OSError: for a read that fails.
             ValueError: for rows that are not those of the manifest, with their address.
         """
-        stop, size = start + count, self.stored.block
-        blocks = range(start // size, -(-stop // size))
-        if self.passed[blocks.start : blocks.stop].all():
-            self.road.read(start, count, landing, place, scratch)
+        size = self.stored.block
+        if all(self.passed[start // size : -(-stop // size)].all() for start, stop in runs):
+            self.road.read(runs, landing, place, scratch)
             return
-        for block in blocks:
-            first, last = max(start, block * size), min(stop, (block + 1) * size)
-            part = within(place, first - start, last - start)
-            if self.passed[block]:
-                self.road.read(first, last - first, landing, part, scratch)
-            else:
-                found = self._pass(block, scratch)
-                deliver(found[first - block * size : last - block * size], landing.array, part, self.stored)
+        for start, stop, part in with_places(runs, place):
+            for block in range(start // size, -(-stop // size)):
+                first, last = max(start, block * size), min(stop, (block + 1) * size)
+                at = within(part, first - start, last - start)
+                if self.passed[block]:
+                    self.road.read([(first, last)], landing, at, scratch)
+                else:
+                    found = self._pass(block, scratch)
+                    deliver(found[first - block * size : last - block * size], landing.array, at, self.stored)
 
     def announce(self, start: int, count: int) -> None:
         """Tell the system that rows will be read soon, with those of their blocks that will be looked at."""
@@ -141,7 +141,7 @@ class Checked:
         first = block * self.stored.block
         count = min(self.stored.block, self.rows - first)
         rows = scratch("check", count * self.row_bytes).view(self.dtype).reshape(count, *self.shape)
-        self.bare.read(first, count, Landing(rows), slice(0, count), scratch)
+        self.bare.read([(first, first + count)], Landing(rows), slice(0, count), scratch)
         if int(row_hashes(self.name, rows, scratch).sum(dtype=np.uint64)) != int(self._hashes[block]):
             raise ValueError(f"{self.unit} {first}:{first + count}{self._address(first)} are not those of {NAME}; {REMEDY}")
         self.passed[block] = True

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import numpy as np
 
 from hpcml.data.codecs import Undo
-from hpcml.data.roads import Contiguous, Landing, Scratch, deliver, within
+from hpcml.data.roads import Contiguous, Landing, Runs, Scratch, deliver, with_places, within
 from hpcml.data.tables import ChunkTable
 
 KEPT_BYTES = 32 << 20
@@ -60,22 +60,24 @@ class Chunked:
         self.undo = Undo(plain.stored.filters, plain.dtype.itemsize, nbytes)
         self.whole_rows = self.chunk[1:] == plain.shape
 
-    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
-        """Read rows start to start + count - 1 to their places in the landing.
+    def read(self, runs: Runs, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read runs of rows to their places in the landing.
 
         Raises:
             OSError: for a read that fails.
             ValueError: for a chunk that does not decode; the message says its address.
         """
-        stop, size = start + count, self.chunk[0]
-        for band in range(start // size, -(-stop // size)):
-            first, last = max(start, band * size), min(stop, (band + 1) * size)
-            part = within(place, first - start, last - start)
-            if self.whole_rows and not self.undo.filters:
-                offset = int(self.table.offsets[band]) + (first - band * size) * self.plain.row_bytes
-                self.plain.read_at(offset, last - first, landing, part, scratch)
-            else:
-                self._read_band(band, first - band * size, last - band * size, landing, part, scratch)
+        size, stretches = self.chunk[0], list[tuple[int, int]]()
+        for start, stop, part in with_places(runs, place):
+            for band in range(start // size, -(-stop // size)):
+                first, last = max(start, band * size), min(stop, (band + 1) * size)
+                if self.whole_rows and not self.undo.filters:
+                    stretches.append((int(self.table.offsets[band]) + (first - band * size) * self.plain.row_bytes, last - first))
+                else:
+                    at = within(part, first - start, last - start)
+                    self._read_band(band, first - band * size, last - band * size, landing, at, scratch)
+        if stretches:
+            self.plain.read_at(stretches, landing, place, scratch)
 
     def announce(self, start: int, count: int) -> None:
         """Tell the system that the chunks of rows will be read soon: once for each stretch of the file without a gap."""

@@ -27,6 +27,7 @@ class Crew:
         self.threads = threads
         self._jobs: SimpleQueue[_Work | None] = SimpleQueue()
         self._helpers: list[threading.Thread] = []
+        self._alone: _Work | None = None
 
     def each(self, function: Callable[[Any], None], items: Iterable[Any], hurry: Callable[[], bool] = always) -> None:
         """Call the function with every item, in no order, and return when all calls have ended.
@@ -34,24 +35,31 @@ class Crew:
         Args:
             function: what to do.
             items: what to do it with.
-            hurry: asked by the calling thread before each of its items; it works alone until the first yes, and leaves the cores to others.
+            hurry: asked by the calling thread before each of its items; it works alone until the first yes, or a `hasten`,
+                and leaves the cores to others.
 
         Raises:
             BaseException: the first that a call raised; the items not yet begun are then left out.
         """
-        work, enlisted = _Work(function, items), False
-        while work.items and not enlisted:
-            enlisted = hurry()
-            if enlisted:
-                self._enlist(work)
+        work = self._alone = _Work(function, items)
+        while work.items and self._alone is work:
+            if len(work.items) > 1 and hurry():
+                self.hasten()
             else:
                 work.run_one()
+        self._alone = None
         work.run()
         work.wait()
 
+    def hasten(self) -> None:
+        """Have the helpers join the work at which a thread is alone, if there is one: any thread may call this."""
+        work, self._alone = self._alone, None
+        if work is not None:
+            self._enlist(work)
+
     def _enlist(self, work: _Work) -> None:
-        """Give as many helpers as it has items to a work."""
-        helpers = min(self.threads, len(work.items)) - 1
+        """Give as many helpers as it has items to a work at which its own thread is."""
+        helpers = min(self.threads - 1, len(work.items))
         while len(self._helpers) < helpers:
             helper = threading.Thread(target=self._help, name="hpcml-reader", daemon=True)
             self._helpers.append(helper)

@@ -13,7 +13,7 @@ import numpy as np
 
 from hpcml.data.handles import Handles
 from hpcml.data.index import Field, Index, Shard
-from hpcml.data.roads import Landing, within
+from hpcml.data.roads import Landing, Runs, within
 from hpcml.data.shards import find_shards, index_shards
 from hpcml.data.transforms import Pipeline
 from hpcml.data.variable import Packing
@@ -140,49 +140,56 @@ class ShardedDataset:
         pairs = [(self.x, x_out), (self.y, y_out), (self.weights, weights_out)]
         self._check_read(start, stop, pairs)
         if self.transforms is None:
-            self.scatter(start, stop, Lanes(pairs), slice(0, stop - start))
+            self.scatter([(start, stop)], Lanes(pairs), slice(0, stop - start))
             return
         n = stop - start
         x: np.ndarray = np.empty((n, *self.index.x.shape), x_out.dtype)
         file_y = self.index.y if y_out is not None else None
         y = None if file_y is None else np.empty((n, *file_y.shape), file_y.memory_dtype(x_out.dtype))
-        self.scatter(start, stop, Lanes([(self.index.x, x), (file_y, y), (self.weights, weights_out)]), slice(0, n))
+        self.scatter([(start, stop)], Lanes([(self.index.x, x), (file_y, y), (self.weights, weights_out)]), slice(0, n))
         x_out[:], y = self.transforms.apply(x, y)
         if y_out is not None and y is not None:
             y_out[:] = y
 
-    def scatter(self, start: int, stop: int, lanes: Lanes, place: slice | np.ndarray) -> None:
-        """Lay rows start to stop-1 each at its place: row start + i at place[i]. Nothing is checked but what the files say.
+    def scatter(self, runs: Runs, lanes: Lanes, place: slice | np.ndarray) -> None:
+        """Lay the rows of some runs, one after the other, each at its place. Nothing is checked but what the files say.
 
         Args:
-            start: 0 <= start <= stop <= rows.
-            stop: the row after the last one.
+            runs: (start, stop) with 0 <= start <= stop <= rows.
             lanes: memory for each field.
-            place: a slice of stop - start places, or (stop - start,) int64.
+            place: a slice of as many places as rows, or (rows,) int64.
 
         Raises:
             ShardError: as `read` raises it.
         """
         self._handles.check_process()
-        for shard, row, first, last in self._parts(start, stop):
-            part = place if last - first == stop - start else within(place, first, last)
+        for shard, inside, first, last in self._parts(runs):
+            part = within(place, first, last)
             for field, landing in lanes.parts:
-                self._handles.read(shard, field, row, last - first, landing, part)
+                self._handles.read(shard, field, inside, landing, part)
 
     def announce(self, start: int, stop: int) -> None:
         """Tell the system that features of rows start to stop-1 will be read soon, so that the disk works on many reads at once."""
         self._handles.check_process()
-        for shard, row, first, last in self._parts(start, stop):
+        for shard, ((row, end),), _, _ in self._parts([(start, stop)]):
             for field in self.index.x.stored:
-                self._handles.announce(shard, field, row, last - first)
+                self._handles.announce(shard, field, row, end - row)
 
-    def _parts(self, start: int, stop: int) -> Iterator[tuple[Shard, int, int, int]]:
-        """Yield (shard, its first row, first and last position among the rows) for each shard that has some of the rows."""
-        begin, number = start, self.shard_of(start)
-        while start < stop:
-            end = min(stop, self._edges[number + 1])
-            yield self.index.shards[number], start - self._edges[number], start - begin, end - begin
-            start, number = end, number + 1
+    def _parts(self, runs: Runs) -> Iterator[tuple[Shard, list[tuple[int, int]], int, int]]:
+        """Yield (shard, runs inside it, first and last position among all rows) for each stretch of the rows in one shard."""
+        number, inside, first, at = -1, list[tuple[int, int]](), 0, 0
+        for start, stop in runs:
+            while start < stop:
+                here = self.shard_of(start)
+                if here != number and inside:
+                    yield self.index.shards[number], inside, first, at
+                    inside, first = [], at
+                number, edge, end = here, self._edges[here], min(stop, self._edges[here + 1])
+                inside.append((start - edge, end - edge))
+                at += end - start
+                start = end
+        if inside:
+            yield self.index.shards[number], inside, first, at
 
     def pieces(self, start: int, stop: int, rows: int) -> Iterator[tuple[int, int]]:
         """Cut rows start to stop-1 into pieces of nearly equal length, about `rows`, that share no file, no chunk of x and no checksum."""

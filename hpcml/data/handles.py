@@ -20,7 +20,8 @@ from hpcml.data.absent import Refusing
 from hpcml.data.checksums import Checked
 from hpcml.data.chunks import Bands, Chunked
 from hpcml.data.index import Field, Shard
-from hpcml.data.roads import Contiguous, Landing, Library, OpenFile, Scratch
+from hpcml.data.openfile import OpenFile
+from hpcml.data.roads import Contiguous, Landing, Library, Runs, Scratch
 from hpcml.data.shards import find_dataset, open_file
 from hpcml.data.spread import Spread
 from hpcml.data.storage import CHUNKED, CONTIGUOUS, Stored, Variable, look, require_filters
@@ -72,22 +73,22 @@ class Handles:
         # A thread of the parent may have held a lock at the fork; in the child nobody would give it back.
         self._renew()
 
-    def read(self, shard: Shard, field: Field, start: int, count: int, landing: Landing, place: slice | np.ndarray) -> None:
-        """Read `count` rows of a field (one data set) from row `start` of a shard on to their places in the landing.
+    def read(self, shard: Shard, field: Field, runs: Runs, landing: Landing, place: slice | np.ndarray) -> None:
+        """Read runs of rows of a field (one data set) of a shard to their places in the landing.
 
         Raises:
             ShardError: for a changed file or a block that cannot be read, naming file, field, rows and address.
             DataError: for a row whose number stands for no value.
         """
         try:
-            road, scratch = self._road(shard, field, start), self._borrow()
-            road.read(start, count, landing, place, scratch)
+            road, scratch = self._road(shard, field, runs[0][0]), self._borrow()
+            road.read(runs, landing, place, scratch)
             self._free.append(scratch)
             self._used[shard.path] = shard
         except DataError:
             raise
         except (OSError, RuntimeError, ValueError, OverflowError, MemoryError) as error:  # damaged metadata may name any number
-            where = f"{shard.path}: field {field.name!r}, rows {start}:{start + count}"
+            where = f"{shard.path}: field {field.name!r}, rows {runs[0][0]}:{runs[-1][1]}"
             raise ShardError(f"{where} cannot be read; write or copy the shard again ({error})") from error
 
     def announce(self, shard: Shard, field: Field, start: int, count: int) -> None:

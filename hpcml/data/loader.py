@@ -160,6 +160,8 @@ class Loader:
     def _next(self, reading: _Reading) -> list[Filled] | BaseException:
         """Wait for the next step's rows, or for what ended the thread."""
         begin = time.perf_counter()
+        if reading.ready.empty():
+            self._crew.hasten()
         item: list[Filled] | BaseException = reading.ready.get()
         self.waited += time.perf_counter() - begin
         return item

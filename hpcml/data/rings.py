@@ -18,12 +18,13 @@ from hpcml.data.dataset import Lanes, ShardedDataset
 from hpcml.data.ledger import mix
 from hpcml.data.roads import SCATTER_BYTES
 from hpcml.data.rows import Allocate, Filled, Rows, all_finite
-from hpcml.data.sampler import Sampler, Window
+from hpcml.data.sampler import Sampler
 from hpcml.data.sizing import file_row_bytes
+from hpcml.data.windows import BYTES_AT_ONCE, Piece, WindowPlan, compact, group_pieces
 from hpcml.errors import DataError, ShardError
 
 PIECE_BYTES = 1 << 20
-"""A run longer than this is read in pieces: then threads share it, and stopping waits for one piece at most."""
+"""A run longer than this is read in pieces: then threads share it."""
 
 REMEMBERED_ROWS = 1 << 26
 """Up to so many rows a loader remembers, in a byte each, which it found to be finite: a look costs about as much as the read,
@@ -81,6 +82,7 @@ class Ring:
         self._lanes = Lanes([(dataset.index.x, self._memory.x), (dataset.index.y, self._memory.y), (dataset.weights, self._memory.weights)])
         # Rows that are longer in memory than in the file would be read in pieces too short for a disk.
         self._piece = max(1, PIECE_BYTES // max(1, min(self._memory.x[:1].nbytes, file_row_bytes(dataset.index))))
+        self._at_once = BYTES_AT_ONCE // max(1, self._memory.x[:1].nbytes)
         if sampler.shuffle == "none":
             self._piece = max(1, min(self._piece, self._count))  # windows hold several batches: a failure should not cover them all
         self._flat = list(self._memory.x.reshape(len(self._memory.x), -1))
@@ -100,7 +102,7 @@ class Ring:
         self._next = self._sampler.positions(step, self.worker)[0] // self._sampler.window_rows
         self._failures: dict[int, DataError] = {}
         self._suspects: set[int] = set()
-        self._upcoming: Window | None = None
+        self._upcoming: WindowPlan | None = None
         self.broken: dict[int, str] = {}
 
     def needs(self, step: int) -> bool:
@@ -125,49 +127,58 @@ class Ring:
             check: called before each piece; raises Stopped when nobody wants it any more.
         """
         k, self._next = self._next, self._next + 1
-        window = self._upcoming or self._prepare(k)
-        steps, flat = self._places(k * self._sampler.window_rows, len(window.rows))
-        self._memory.rows[flat] = window.rows
-        self._add_ids(window.rows, steps, k * self._sampler.window_rows)
+        plan = self._upcoming or self._prepare(k)
+        place = plan.place
+        self._memory.rows[plan.flat] = plan.window.rows
+        fresh, slots, sums = plan.ids
+        self._ids[fresh] = 0
+        self._ids[slots] += sums
         if self._quarantine:
-            self._lost[flat] = False
-        place = np.empty_like(flat)
-        place[window.order] = flat
+            self._lost[plan.flat] = False
+            for first, last in plan.dead:
+                self._lost[place[first:last]] = True
         failures: list[tuple[int, int, DataError]] = []
         suspects: list[tuple[int, int]] = []
 
-        def read(piece: tuple[int, int, int] | None) -> None:
+        def read(group: list[Piece] | None) -> None:
             check()
-            if piece is None:
+            if group is None:
                 self._upcoming = self._prepare(k + 1) if k + 1 < self._sampler.windows(self.worker) else None
                 return
-            start, stop, at = piece
-            if self._dead and self._dataset.shard_of(start) in self._dead:
-                self._lost[place[at : at + stop - start]] = True
-                return
+            first, last = group[0][2], group[-1][2] + group[-1][1] - group[-1][0]
             try:
-                self._dataset.scatter(start, stop, self._lanes, compact(place[at : at + stop - start]))
+                self._dataset.scatter([(start, stop) for start, stop, _ in group], self._lanes, compact(place[first:last]))
             except DataError as error:
-                failures.append((at, at + stop - start, error))
+                if len(group) == 1:
+                    failures.append((first, last, error))
+                    return
+                for piece in group:  # one by one, so that only what cannot be read fails, under its own name
+                    read([piece])
                 return
-            if self._looks and (self._finite is None or not self._finite[start:stop].all()):
-                self._look(start, stop, at, place, suspects)
+            if self._looks:
+                for start, stop, at in group:
+                    if self._finite is None or not self._finite[start:stop].all():
+                        self._look(start, stop, at, place, suspects)
 
-        each(read, [None, *self._pieces(window)])
-        in_file, window_rows = np.empty_like(steps), np.sort(window.rows)
-        in_file[window.order] = steps
+        each(read, [None, *plan.groups])
+        if failures or suspects:
+            self._note(plan, sorted(failures, key=lambda failure: failure[0]), suspects)
+
+    def _note(self, plan: WindowPlan, failures: list[tuple[int, int, DataError]], suspects: list[tuple[int, int]]) -> None:
+        """Note which steps, or which rows where there is a quarantine, have something wrong: by positions in file order."""
+        steps, rows = plan.steps[plan.window.in_file], plan.window.rows[plan.window.in_file]
         for first, last in suspects:
-            self._suspects.update(in_file[first:last].tolist())
-        for first, last, error in sorted(failures, key=lambda failure: failure[0]):
+            self._suspects.update(steps[first:last].tolist())
+        for first, last, error in failures:
             if self._quarantine and isinstance(error, ShardError):
-                self._lost[place[first:last]] = True
-                self.broken.setdefault(self._dataset.shard_of(int(window_rows[first])), str(error))
+                self._lost[plan.place[first:last]] = True
+                self.broken.setdefault(self._dataset.shard_of(int(rows[first])), str(error))
                 continue
-            for step in np.unique(in_file[first:last]).tolist():
+            for step in np.unique(steps[first:last]).tolist():
                 self._failures.setdefault(step, error)
 
-    def _prepare(self, k: int) -> Window:
-        """Return a window, its rows announced: while one is read, the disk works on the next. Nearly free where they are in memory."""
+    def _prepare(self, k: int) -> WindowPlan:
+        """Plan a window and announce its rows: while one is read, the disk works on the next. Nearly free where they are in memory."""
         window, there = self._sampler.window(self._epoch, self.worker, k), 0
         for i, (start, stop) in enumerate(window.runs):
             if there >= SURE and i % SURE:
@@ -175,7 +186,11 @@ class Ring:
             before = self._dataset.hints
             self._dataset.announce(start, stop)
             there = there + 1 if self._dataset.hints == before else 0
-        return window
+        pieces = [piece for run in window.runs for piece in self._dataset.pieces(*run, self._piece)]
+        groups, dead = group_pieces(pieces, self._at_once, lambda row: bool(self._dead) and self._dataset.shard_of(row) in self._dead)
+        begin = k * self._sampler.window_rows
+        steps, flat = self._places(begin, len(window.rows))
+        return WindowPlan(window, groups, dead, steps, flat, flat[window.in_file], self._sum_ids(window.rows, steps, begin))
 
     def take(self, step: int) -> Filled:
         """Return the rows of a step whose windows were all read."""
@@ -215,25 +230,12 @@ class Ring:
         step = np.minimum(position // self._count, self._sampler.steps - 1)
         return step, step % self._slots * self._most + position - step * self._count
 
-    def _add_ids(self, rows: np.ndarray, steps: np.ndarray, start: int) -> None:
-        """Add the rows' ids to their steps' sums; a step that begins in this window begins at zero."""
+    def _sum_ids(self, rows: np.ndarray, steps: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the slots of steps that begin in a window, the slots of all its steps, and for each of these the sum of its rows' ids."""
         begins = np.flatnonzero(np.diff(steps, prepend=-1))
         first = steps[begins]
         slots = first % self._slots
-        self._ids[slots[first * self._count >= start]] = 0
-        self._ids[slots] += np.add.reduceat(mix(rows), begins)
-
-    def _pieces(self, window: Window) -> list[tuple[int, int, int]]:
-        """Return (start row, stop row, position in file order) of the pieces of a window.
-
-        Pieces are cut from the start of a run, whoever reads: a failure then covers the same rows in every run.
-        """
-        pieces, at = [], 0
-        for run_start, run_stop in window.runs:
-            for start, stop in self._dataset.pieces(run_start, run_stop, self._piece):
-                pieces.append((start, stop, at))
-                at += stop - start
-        return pieces
+        return slots[first * self._count >= start], slots, np.add.reduceat(mix(rows), begins)
 
     def _look(self, start: int, stop: int, at: int, place: np.ndarray, suspects: list[tuple[int, int]]) -> None:
         """Note rows just read as finite, or their places as suspect, by the sum of their squares."""
@@ -267,11 +269,3 @@ class Ring:
             path, row = data.locate(int(out.rows[out.weights.argmin()]))
             return DataError(f"{where}: field {data.weights.name!r} is {out.weights.min()} at {path} row {row}; weights are 0 or more")
         return None
-
-
-def compact(place: np.ndarray) -> slice | np.ndarray:
-    """Return places that follow one another as a slice, others as they are."""
-    first, last = int(place[0]), int(place[-1])
-    if last - first == len(place) - 1 and (len(place) < 3 or bool((np.diff(place) == 1).all())):
-        return slice(first, last + 1)
-    return place

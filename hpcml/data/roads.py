@@ -1,25 +1,22 @@
 """Three ways to bring rows of a field into memory; `storage` says which one a file allows.
 
-Every road reads `count` consecutive rows and lays each where the caller wants it: row start + i becomes `landing[place[i]]`.
+Every road reads runs of rows, one after the other, and lays each row where the caller wants it: the i-th becomes `landing[place[i]]`.
+Several runs at once cost hardly more than one beside the bytes themselves.
 Positioned reads go straight there where the dtype is the file's; otherwise the rows pass through a block of this thread.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from hpcml.data.conventions import is_fill
 from hpcml.data.index import Field
+from hpcml.data.openfile import OpenFile
 from hpcml.data.storage import CONTIGUOUS, Stored
-
-BUFFERS_AT_ONCE = min(1024, os.sysconf("SC_IOV_MAX")) if hasattr(os, "sysconf") else 16
-"""Pieces of memory that one preadv fills."""
 
 SCATTER_BYTES = 1024
 """Rows at least this long are read straight to their places; below, a block and numpy's assignment cost less."""
@@ -33,6 +30,10 @@ COLUMN_ROW_BYTES, COLUMN_BYTES = 16, 1 << 17
 each of its rows is read once: the rows of one block are a read of a few hundred bytes each."""
 
 
+Runs = Sequence[tuple[int, int]]
+"""Consecutive rows: (first, the one after the last) of each run."""
+
+
 class Landing:
     """An array whose rows are filled out of order, with a view of each row made once.
 
@@ -44,10 +45,12 @@ class Landing:
         self.array = array
         self._rows: list[memoryview] | None = None
 
-    def buffers(self, place: slice | np.ndarray) -> list[memoryview]:
-        """Return views of bytes, in order, that together are the rows at `place`."""
-        if isinstance(place, slice):
-            return [self.array[place].reshape(-1).view(np.uint8).data]
+    def stretch(self, place: slice) -> memoryview:
+        """Return the bytes of rows that follow one another."""
+        return self.array[place].reshape(-1).view(np.uint8).data
+
+    def rows(self, place: np.ndarray) -> list[memoryview]:
+        """Return the bytes of each of some rows."""
         rows = self._rows
         if rows is None:
             # A memoryview is handed to the system in a fifth of the time of an array.
@@ -71,59 +74,6 @@ class Scratch:
         return held[:nbytes]
 
 
-class OpenFile:
-    """A file open for positioned reads; it is closed when the last thread that reads from it lets it go."""
-
-    def __init__(self, path: str, on_hint: Callable[[], None] = lambda: None) -> None:
-        self.path, self._on_hint = path, on_hint
-        self.fd = -1
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-
-    def read(self, buffers: Sequence[Any], offset: int, nbytes: int) -> None:
-        """Overwrite the buffers, `nbytes` in all, one after the other with the bytes from an offset on.
-
-        Raises:
-            ValueError: if the file ends before.
-        """
-        if len(buffers) <= BUFFERS_AT_ONCE:
-            if os.preadv(self.fd, buffers, offset) != nbytes:
-                self._read_slowly(buffers, offset)
-            return
-        total = 0
-        for first in range(0, len(buffers), BUFFERS_AT_ONCE):
-            part = buffers[first : first + BUFFERS_AT_ONCE]
-            want = sum(buffer.nbytes for buffer in part)
-            if os.preadv(self.fd, part, offset + total) != want:
-                self._read_slowly(part, offset + total)
-            total += want
-
-    def announce(self, offset: int, nbytes: int) -> None:
-        """Have the system begin to read bytes whose last one is not in memory: a disk is faster with many reads at once."""
-        if not hasattr(os, "posix_fadvise"):
-            return
-        with contextlib.suppress(OSError, AttributeError):
-            # Asking for one byte without waiting costs a tenth of a hint about bytes that are there.
-            if os.preadv(self.fd, [bytearray(1)], offset + nbytes - 1, os.RWF_NOWAIT):
-                return
-        self._on_hint()
-        with contextlib.suppress(OSError):  # a hint: the read itself tells what is wrong
-            os.posix_fadvise(self.fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
-
-    def _read_slowly(self, buffers: Sequence[Any], offset: int) -> None:
-        """Fill the buffers in as many reads as the system wants: it may return fewer bytes than asked for."""
-        for buffer in buffers:
-            left = memoryview(buffer).cast("B")
-            while left.nbytes:
-                got = os.preadv(self.fd, [left], offset)
-                if not got:
-                    raise ValueError(f"the file ends at byte {offset}, before its rows do")
-                left, offset = left[got:], offset + got
-
-
 Count = Callable[[int], None]
 
 
@@ -144,30 +94,43 @@ class Contiguous:
         is_short = stored.road == CONTIGUOUS and self.row_bytes <= COLUMN_ROW_BYTES and stored.nbytes <= COLUMN_BYTES
         self._column = Column() if is_short else None
 
-    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
-        """Read rows start to start + count - 1 to their places in the landing.
+    def read(self, runs: Runs, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read runs of rows to their places in the landing.
 
         Raises:
             OSError: for a read that fails.
             ValueError: for a file that ends too early.
         """
         if self._column is not None:
-            deliver(self._column.rows(self, start, count), landing.array, place, self.stored)
+            deliver(self._column.rows(self, runs), landing.array, place, self.stored)
             return
-        self.read_at(self.stored.offset + start * self.row_bytes, count, landing, place, scratch)
+        begin, size = self.stored.offset, self.row_bytes
+        self.read_at([(begin + start * size, stop - start) for start, stop in runs], landing, place, scratch)
 
     def announce(self, start: int, count: int) -> None:
         """Tell the system that rows will be read soon."""
         if self._column is None:
             self.file.announce(self.stored.offset + start * self.row_bytes, count * self.row_bytes)
 
-    def read_at(self, offset: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
-        """Read `count` rows from a byte of the file on."""
-        self.count(count * self.row_bytes)
+    def read_at(self, stretches: Sequence[tuple[int, int]], landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read rows from some bytes of the file on: (byte, rows) of each stretch."""
+        size, at = self.row_bytes, 0
+        self.count(sum(count for _, count in stretches) * size)
         plain = landing.array.dtype == self.dtype and self.stored.is_plain and landing.array.flags.c_contiguous
-        if plain and (isinstance(place, slice) or self.row_bytes >= SCATTER_BYTES):
-            self.file.read(landing.buffers(place), offset, count * self.row_bytes)
-            return
+        straight = plain and (isinstance(place, slice) or size >= SCATTER_BYTES)
+        views = landing.rows(place) if straight and isinstance(place, np.ndarray) else []
+        for offset, count in stretches:
+            part = within(place, at, at + count)
+            if views:
+                self.file.read(views[at : at + count], offset, count * size)
+            elif straight and isinstance(part, slice):
+                self.file.read([landing.stretch(part)], offset, count * size)
+            else:
+                self._read_by_blocks(offset, count, landing, part, scratch)
+            at += count
+
+    def _read_by_blocks(self, offset: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read `count` rows that need another dtype, or are too short to be read each to its place."""
         step = max(1, STAGING_BYTES // self.row_bytes)
         for first in range(0, count, step):
             n = min(step, count - first)
@@ -184,10 +147,10 @@ class Column:
     """
 
     def __init__(self) -> None:
-        self._held: tuple[np.ndarray, np.ndarray] | None = None
+        self._held: tuple[np.ndarray, np.ndarray | None] | None = None
 
-    def rows(self, road: Contiguous, start: int, count: int) -> np.ndarray:
-        """Return (count, *row) in the dtype of the file, whose field's own road brings them.
+    def rows(self, road: Contiguous, runs: Runs) -> np.ndarray:
+        """Return (count, *row) of all runs in the dtype of the file, whose field's own road brings them.
 
         Raises:
             OSError: for a read that fails.
@@ -195,13 +158,18 @@ class Column:
         """
         # Values and their flags are one pair: threads that begin at once make two, and none marks the rows of another's.
         values, there = self._held or self._begun(road)
-        if not there[start : start + count].all():
-            road.count(count * road.row_bytes)
-            road.file.read([values[start : start + count]], road.stored.offset + start * road.row_bytes, count * road.row_bytes)
-            there[start : start + count] = True
-        return values[start : start + count]
+        if there is not None:
+            for start, stop in runs:
+                if not there[start:stop].all():
+                    road.count((stop - start) * road.row_bytes)
+                    road.file.read([values[start:stop]], road.stored.offset + start * road.row_bytes, (stop - start) * road.row_bytes)
+                    there[start:stop] = True
+            if there.all():
+                self._held = values, None
+        found = [values[start:stop] for start, stop in runs]
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def _begun(self, road: Contiguous) -> tuple[np.ndarray, np.ndarray]:
+    def _begun(self, road: Contiguous) -> tuple[np.ndarray, np.ndarray | None]:
         """Return memory for all values, (rows, *row), and for whether each row is there."""
         rows = road.stored.nbytes // road.row_bytes
         # One hint brings the whole field from the disk: small reads then find it in the system's memory.
@@ -228,20 +196,29 @@ class Library:
     def announce(self, start: int, count: int) -> None:
         """Do nothing: only HDF5 knows which bytes it will read."""
 
-    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
-        """Read rows start to start + count - 1 to their places in the landing.
+    def read(self, runs: Runs, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read runs of rows to their places in the landing.
 
         Raises:
             OSError: for what HDF5 cannot read or decode.
         """
-        self.count(count * self.row_bytes)
         step = max(1, STAGING_BYTES // self.row_bytes)
-        for first in range(0, count, step):
-            n = min(step, count - first)
-            block = scratch("block", n * self.row_bytes).view(self.dtype).reshape(n, *self.dataset.shape[1:])
-            with self.turn:
-                _read_rows(self.dataset, start + first, block)
-            deliver(block, landing.array, within(place, first, first + n), self.stored)
+        for start, stop, part in with_places(runs, place):
+            self.count((stop - start) * self.row_bytes)
+            for first in range(start, stop, step):
+                n = min(step, stop - first)
+                block = scratch("block", n * self.row_bytes).view(self.dtype).reshape(n, *self.dataset.shape[1:])
+                with self.turn:
+                    _read_rows(self.dataset, first, block)
+                deliver(block, landing.array, within(part, first - start, first - start + n), self.stored)
+
+
+def with_places(runs: Runs, place: slice | np.ndarray) -> Iterator[tuple[int, int, slice | np.ndarray]]:
+    """Yield (first row, the one after the last, their places) of each run."""
+    at = 0
+    for start, stop in runs:
+        yield start, stop, within(place, at, at + stop - start)
+        at += stop - start
 
 
 def within(place: slice | np.ndarray, first: int, last: int) -> slice | np.ndarray:
@@ -255,6 +232,9 @@ def deliver(block: np.ndarray, out: np.ndarray, place: slice | np.ndarray, store
         block = block.view(np.uint8) != 0  # any byte but 0 is true, as in HDF5
     if not stored.is_plain:
         block = _values(block, stored)
+    if block.dtype == out.dtype:
+        out[place] = block.reshape(len(block), *out.shape[1:])
+        return
     # A float64 too large for float32 becomes infinite here and is reported by the loader with its row.
     with np.errstate(over="ignore", invalid="ignore"):
         out[place] = block.reshape(len(block), *out.shape[1:])

@@ -40,12 +40,12 @@ class Window:
     Args:
         rows: (n,) int64 global row numbers in the order of use.
         runs: (start, stop) pairs of global rows, ascending and apart: read one after the other they are the slab.
-        order: (n,) int64 positions in the slab: ``rows[i]`` is row ``order[i]`` of the slab.
+        in_file: (n,) int64 positions in the order of use: ``rows[in_file]`` is the slab.
     """
 
     rows: Numbers
     runs: list[tuple[int, int]]
-    order: Numbers
+    in_file: Numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +152,13 @@ class Sampler:
             ConfigError: if k is outside 0..windows(worker)-1.
         """
         rows = self._window_rows(epoch, worker, k)
-        slab = np.sort(rows)
+        in_file = rows.argsort()
+        slab = rows[in_file]
         breaks = np.flatnonzero(np.diff(slab) != 1) + 1
         starts = slab[np.concatenate([[0], breaks])].tolist()
         lasts = slab[np.concatenate([breaks, [len(slab)]]) - 1].tolist()
         runs = [(start, last + 1) for start, last in zip(starts, lasts, strict=True)]
-        return Window(rows, runs, np.searchsorted(slab, rows))
+        return Window(rows, runs, in_file)
 
     def _window_rows(self, epoch: int, worker: int, k: int) -> Numbers:
         """Return the rows of a window in the order of use."""
@@ -168,7 +169,7 @@ class Sampler:
         if self.shuffle == "none":
             return self._in_file_order(worker, np.arange(start, stop))
         first = int(self._starts[worker])
-        rows = self._permuted(epoch, np.arange(first + start, first + stop))
+        rows = self._permuted(epoch, first + start, first + stop)
         if self.shuffle == "window":
             stream(self.seed, "window", epoch, worker, k).shuffle(rows)
         return rows
@@ -182,16 +183,18 @@ class Sampler:
         offset = np.where(step < self.steps - 1, full, short)
         return step * self.batch + offset + local - step * self.count(0, worker)
 
-    def _permuted(self, epoch: int, positions: Numbers) -> Numbers:
-        """Return the rows at positions of the epoch's permuted sequence."""
+    def _permuted(self, epoch: int, start: int, stop: int) -> Numbers:
+        """Return the rows at positions start to stop-1 of the epoch's permuted sequence; start < stop."""
         plan = self._planned(0 if self.own else epoch)
         if self.shuffle == "global":
-            rows: Numbers = plan.units[positions]
-            return rows
-        place = np.searchsorted(plan.ends, positions, side="right")
-        block = plan.units[place]
-        _, stop = self._bounds(block)
-        return stop - (plan.ends[place] - positions)
+            return plan.units[start:stop].copy()  # the caller's own, to shuffle
+        # Block by block, then row by row: a search for each row would take most of a window's time.
+        before, at = np.searchsorted(plan.ends, [start, stop - 1], side="right").tolist()
+        ends = plan.ends[before : at + 1]
+        _, last = self._bounds(plan.units[before : at + 1])
+        rows: Numbers = np.repeat(last - ends, np.diff(np.minimum(ends, stop), prepend=start))
+        rows += np.arange(start, stop)
+        return rows
 
     def _planned(self, epoch: int) -> _Plan:
         """Return the plan of an epoch, kept until another epoch is asked for."""

@@ -11,15 +11,15 @@ from typing import Protocol
 import numpy as np
 
 from hpcml.data.index import Field
-from hpcml.data.roads import STAGING_BYTES, Landing, Scratch, deliver, within
+from hpcml.data.roads import STAGING_BYTES, Landing, Runs, Scratch, deliver, with_places, within
 from hpcml.data.storage import Stored, Variable
 
 
 class Inner(Protocol):
     """A road of rows of one length."""
 
-    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
-        """Read rows to their places."""
+    def read(self, runs: Runs, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read runs of rows to their places."""
 
     def announce(self, start: int, count: int) -> None:
         """Tell the system that rows will be read soon."""
@@ -48,13 +48,18 @@ class Spread:
             if name != self.variable.offsets and last > first:
                 road.announce(first, last - first)
 
-    def read(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
-        """Read rows start to start + count - 1 to their places in the landing.
+    def read(self, runs: Runs, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read runs of rows to their places in the landing.
 
         Raises:
             OSError: for a read that fails.
             ValueError: for offsets or columns that cannot be.
         """
+        for start, stop, part in with_places(runs, place):
+            self._read_run(start, stop - start, landing, part, scratch)
+
+    def _read_run(self, start: int, count: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Read consecutive rows."""
         offsets = self.offsets()[start : start + count + 1]
         lengths = np.diff(offsets)
         if self.variable.show != "values":
@@ -69,9 +74,9 @@ class Spread:
         values = scratch("entries", total * width * dtype.itemsize).view(dtype).reshape(total, *entry)
         columns = scratch("columns", total * 8).view(np.int64)
         if total:
-            self.inner[self.variable.values].read(first, total, Landing(values), slice(0, total), scratch)
+            self.inner[self.variable.values].read([(first, first + total)], Landing(values), slice(0, total), scratch)
         if self.variable.indices and total:
-            self.inner[self.variable.indices].read(first, total, Landing(columns), slice(0, total), scratch)
+            self.inner[self.variable.indices].read([(first, first + total)], Landing(columns), slice(0, total), scratch)
             self._check_columns(columns, start, offsets)
         else:
             np.subtract(np.arange(total), np.repeat(offsets[:-1] - first, lengths), out=columns)
@@ -93,7 +98,7 @@ class Spread:
         """
         if self._offsets is None:
             offsets = np.empty(self.rows + 1, np.int64)
-            self.inner[self.variable.offsets].read(0, len(offsets), Landing(offsets), slice(0, len(offsets)), Scratch())
+            self.inner[self.variable.offsets].read([(0, len(offsets))], Landing(offsets), slice(0, len(offsets)), Scratch())
             if offsets[0] != 0 or (np.diff(offsets) < 0).any():
                 raise ValueError(f"{self.variable.offsets!r} does not rise from 0")
             self._offsets = offsets

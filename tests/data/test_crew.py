@@ -52,3 +52,22 @@ def test_helpers_come_only_once_there_is_hurry():
         assert set(by[:4]) == {threading.current_thread()}
         assert (len(set(by)) > 1) == (hurry is items[1][1])
     crew.dismiss()
+
+
+def test_whoever_waits_may_call_the_helpers_to_the_work_of_a_thread_alone():
+    crew, both, begun = Crew(2), threading.Barrier(2), threading.Event()
+
+    def meet(_):
+        begun.set()
+        both.wait(5)  # alone, the calling thread would never come through
+
+    def call():
+        begun.wait(5)
+        crew.hasten()
+
+    waiting = threading.Thread(target=call)
+    waiting.start()
+    crew.each(meet, range(2), lambda: False)
+    waiting.join()
+    crew.hasten()  # nobody works: nothing happens
+    crew.dismiss()

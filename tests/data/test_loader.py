@@ -122,9 +122,9 @@ def test_long_runs_are_read_in_pieces_to_the_same_bits(data, sampler, monkeypatc
 def test_an_epoch_reads_each_row_once(data, sampler, monkeypatch):
     reads = []
 
-    def read(start, stop, *out):
-        reads.extend(range(start, stop))
-        ShardedDataset.scatter(data, start, stop, *out)
+    def read(runs, *out):
+        reads.extend(row for run in runs for row in range(*run))
+        ShardedDataset.scatter(data, runs, *out)
 
     monkeypatch.setattr(data, "scatter", read)
     list(Loader(data, sampler, range(4)).batches(0))
@@ -173,10 +173,10 @@ def test_a_failed_read_marks_the_batches_that_hold_its_rows_from_whichever_step(
     monkeypatch.setattr(rings, "PIECE_BYTES", 24)
     broken = {30, 31, 50}
 
-    def read(start, stop, *out):
-        if broken & set(range(start, stop)):
-            raise ShardError(f"rows {start}:{stop} are broken")
-        ShardedDataset.scatter(data, start, stop, *out)
+    def read(runs, *out):
+        if broken & {row for run in runs for row in range(*run)}:
+            raise ShardError(f"rows {runs[0][0]}:{runs[-1][1]} are broken")
+        ShardedDataset.scatter(data, runs, *out)
 
     whole = {}
     for begin in (0, first):
@@ -230,7 +230,7 @@ def test_leaving_early_ends_the_thread_and_the_loader_goes_on(data, sampler, lea
 
 def test_leaving_does_not_wait_for_the_whole_window(data, sampler, monkeypatch):
     monkeypatch.setattr(rings, "PIECE_BYTES", 1)
-    monkeypatch.setattr(data, "scatter", lambda start, stop, *out: (time.sleep(0.01), ShardedDataset.scatter(data, start, stop, *out)))
+    monkeypatch.setattr(data, "scatter", lambda *out: (time.sleep(0.01), ShardedDataset.scatter(data, *out)))
     batches = Loader(data, sampler, [0]).batches(0)
     next(batches)
     begin = time.perf_counter()
@@ -264,7 +264,7 @@ def test_two_loaders_may_share_a_data_set(data, sampler):
 
 def test_waiting_is_counted(data, sampler, monkeypatch):
     loader = Loader(data, sampler, [0])
-    monkeypatch.setattr(data, "scatter", lambda start, stop, *out: (time.sleep(0.02), ShardedDataset.scatter(data, start, stop, *out)))
+    monkeypatch.setattr(data, "scatter", lambda *out: (time.sleep(0.02), ShardedDataset.scatter(data, *out)))
     assert loader.waited == 0
     next(loader.batches(0))
     assert loader.waited >= 0.02

@@ -73,7 +73,7 @@ def test_windows_are_the_same_sequence_and_say_what_to_read(options):
         assert np.concatenate(steps).tolist() == np.concatenate([window.rows for window in windows]).tolist()
         for window in windows:
             slab = np.concatenate([np.arange(start, stop) for start, stop in window.runs])
-            assert slab[window.order].tolist() == window.rows.tolist()
+            assert window.rows[window.in_file].tolist() == slab.tolist()
             assert all(before[1] < after[0] for before, after in zip(window.runs, window.runs[1:], strict=False))
 
 
