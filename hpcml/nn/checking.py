@@ -22,6 +22,9 @@ TOLERANCE = 1e-6
 """Largest difference from finite differences, as a part of the largest slope."""
 
 ROWS = 4
+LARGE = 1 << 15
+"""Bytes of rows beside which what Python and numpy take for themselves is little."""
+
 GROWTH = 4096
 """Bytes that Python itself may keep over some steps."""
 
@@ -30,7 +33,8 @@ def check(layer: Layer, shape: Shape, *, x: np.ndarray | None = None, input_slop
     """Raise unless a new layer keeps what a layer promises, for rows of this shape, in float64.
 
     Compared are, in training and in evaluation: the shape of its outputs with what `build` says, gradients and input slope with finite
-    differences, a smaller batch after a larger one with a fresh one, memory over several steps, and, where there is a GPU, CuPy with NumPy.
+    differences, a smaller batch after a larger one with a fresh one, memory that a step takes or keeps, and, where there is a GPU,
+    CuPy with NumPy.
 
     Args:
         layer: not yet in a model; it is bound to one made here and spoilt for others.
@@ -40,7 +44,7 @@ def check(layer: Layer, shape: Shape, *, x: np.ndarray | None = None, input_slop
 
     Raises:
         ShapeError: if outputs or slopes have other shapes than they should.
-        NumericsError: if numbers are wrong, naming parameter and place, or memory grows.
+        NumericsError: if numbers are wrong, naming parameter and place, or a step takes memory anew or keeps it.
     """
     random = np.random.default_rng(0)
     x = random.standard_normal((ROWS, *shape)) if x is None else np.array(x, np.float64)
@@ -61,7 +65,9 @@ class _Probe:
     def __init__(self, layer: Layer, shape: Shape, x: np.ndarray, input_slope: bool) -> None:
         self.name, self.x, self.input_slope, self.training = type(layer).__name__, x, input_slope, True
         self.model = Model([layer], shape, seed=1, dtype=np.float64)
-        for _, part in walk(numbered([layer])):
+        tree = [part for _, part in walk(numbered([layer]))]
+        self.looks_up = any(part.takes_tokens for part in tree)  # sorts tokens, which takes memory
+        for part in tree:
             part.needs_input_slope = True
         random = np.random.default_rng(1)
         trained = slice(0, self.model.arena.trained)
@@ -131,18 +137,32 @@ class _Probe:
         return iter([to_host(self.forward(x)).copy(), to_host(self.model.arena.grad[: self.model.arena.trained]).copy(), slope])
 
     def compare_memory(self) -> None:
-        self.backward(self.x, self.weights)
+        times = -(-LARGE // max(1, self.x.nbytes))
+        x, slope = np.concatenate([self.x] * times), np.concatenate([self.weights] * times)
+        usual = np.setbufsize(128)  # numpy converts in buffers of its own, which are to be small beside the rows
         tracemalloc.start()
         try:
-            self.backward(self.x, self.weights)  # what it keeps in place of the pass before counts from here
-            before, _ = tracemalloc.get_traced_memory()
-            for _ in range(5):
-                self.backward(self.x, self.weights)
-            grown = tracemalloc.get_traced_memory()[0] - before
+            passes = [self._memory_of_a_pass(x.copy(), slope.copy()) for _ in range(7)]
+            anew = [self._memory_of_a_pass(x, slope.copy()) for _ in range(2)][1][1]  # no other rows are let go meanwhile
         finally:
             tracemalloc.stop()
+            np.setbufsize(usual)
+        grown = passes[-1][0] - passes[1][0]
         if grown > GROWTH:
-            raise NumericsError(f"{self.name}: five steps keep {grown} bytes more; take buffers by self.take, and keep no list of arrays")
+            hint = "take buffers by self.take, and keep no list of arrays: an input is kept until the next forward, not longer"
+            raise NumericsError(f"{self.name}: five steps keep {grown} bytes more; {hint}")
+        if anew > x.nbytes // 2 and not self.looks_up:
+            hint = "take memory by self.take, or self.scratch within a call, and write there with out="
+            raise NumericsError(f"{self.name}: each step takes {anew} bytes anew for {x.nbytes} bytes of rows; {hint}")
+
+    def _memory_of_a_pass(self, x: np.ndarray, slope: np.ndarray) -> tuple[int, int]:
+        """Return the bytes that are held after a pass, and those that it took for a while."""
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        self.forward(x)
+        self.model.backward(slope)
+        after, peak = tracemalloc.get_traced_memory()
+        return after, peak - before
 
     def compare_devices(self) -> None:
         host, device = list(self._numbers(self.x, self.weights)), Device(0)

@@ -72,6 +72,8 @@ CHAINS = {
     "dropout": (lambda: [Dense(33), Dropout(0.4), Dense(3)], (5,)),
     "relu": (lambda: [Dense(33), ReLU(), Dense(3)], (5,)),
     "attention": (lambda: [Attention(8, 2, causal=True), LayerNorm(), Dense(3, positions=True)], (9, 8)),
+    "attention with dropout": (lambda: [Attention(8, 2, causal=True, dropout=0.4), LayerNorm(), Dense(3, positions=True)], (9, 8)),
+    "attention with dropout over several tiles": (lambda: [Attention(4, 1, causal=True, dropout=0.4)], (70, 4)),
     "attention over several tiles": (lambda: [Attention(4, 1, causal=True)], (70, 4)),
 }
 

@@ -87,7 +87,7 @@ class Scale(Layer):
         return out
 
     def backward(self, slope):
-        np.sum(slope * self._x, axis=0, out=self.parameters["factor"].grad)
+        np.einsum("b...,b...->...", slope, self._x, out=self.parameters["factor"].grad)
         slope *= self.parameters["factor"].data
         return slope
 
@@ -152,6 +152,25 @@ class Grows(Scale):
         return super().forward(x)
 
 
+class KeepsInputs(Scale):
+    def forward(self, x):
+        self.kept = [*getattr(self, "kept", []), x]
+        return super().forward(x)
+
+
+class Allocates(Scale):
+    def forward(self, x):
+        self._x = x
+        return x * self.parameters["factor"].data
+
+
+class AllocatesInBackward(Scale):
+    def backward(self, slope):
+        np.sum(slope * self._x, axis=0, out=self.parameters["factor"].grad)
+        slope *= self.parameters["factor"].data
+        return slope
+
+
 class Single(Scale):
     def forward(self, x):
         return super().forward(x).astype(np.float32)
@@ -171,7 +190,10 @@ PLANTED = {
     WrongSlopeShape: (ShapeError, r"backward gives \(4, 1, 2\), the input has \(4, 3, 2\)"),
     Spoils: (NumericsError, "forward overwrites its input"),
     Remembers: (NumericsError, "after a larger one"),
-    Grows: (NumericsError, "five steps keep [0-9]+ bytes more"),
+    Grows: (NumericsError, "five steps keep [0-9]+ bytes more; take buffers by self.take"),
+    KeepsInputs: (NumericsError, "five steps keep [0-9]+ bytes more; .*an input is kept until the next forward, not longer"),
+    Allocates: (NumericsError, r"Allocates: each step takes [0-9]+ bytes anew for [0-9]+ bytes of rows; take memory by self\.take"),
+    AllocatesInBackward: (NumericsError, r"each step takes [0-9]+ bytes anew .* write there with out="),
     WrongInEvaluation: (NumericsError, "are wrong, in evaluation"),
 }
 

@@ -74,22 +74,23 @@ def test_a_dense_layer_multiplies_what_torch_would(name):
     np.testing.assert_allclose(model.arena.view("0.dense.bias").grad, slope.sum(0), rtol=1e-6)
 
 
-def _tokens():
+def _tokens(dropout=0.0):
     embedding = Embedding(11, 8)
-    return [embedding, Attention(8, 2, causal=True), LayerNorm(), TiedHead(embedding)]
+    return [embedding, Attention(8, 2, causal=True, dropout=dropout), LayerNorm(), TiedHead(embedding)]
 
 
 MODELS = {
     "convolution": (lambda: [Conv(4, 3, padding=1), ReLU(), Flatten(), Dense(3)], (6, 6, 2)),
     "recurrent": (lambda: [LSTM(6), Dense(3)], (5, 4)),
     "attention": (_tokens, (7,)),
+    "attention with dropout": (lambda: _tokens(0.4), (7,)),
 }
 
 
 def inputs(kind):
     """Return four rows for the model of that kind."""
     random, shape = np.random.default_rng(3), (4, *MODELS[kind][1])
-    return random.integers(0, 11, shape) if kind == "attention" else random.standard_normal(shape).astype(np.float32)
+    return random.integers(0, 11, shape) if kind.startswith("attention") else random.standard_normal(shape).astype(np.float32)
 
 
 def gradients(kind, precision=None):

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import hpcml
 from hpcml.comm import simulated
 from hpcml.errors import CheckpointError, ConfigError, HpcmlError, NumericsError
-from hpcml.nn import BFLOAT16, FLOAT16, BatchNorm, Dense, Layer, Model, ReLU, Scaling, Tail
+from hpcml.nn import BFLOAT16, FLOAT16, BatchNorm, Dense, Dropout, Layer, Model, Recompute, ReLU, Residual, Scaling, Tail, Tanh
+from hpcml.optim import Clipped
 from hpcml.train import Recorder
 from hpcml.train.checkpoint import sha256_of_weights
 from hpcml.train.scaling import Scaler
@@ -33,13 +34,18 @@ def shards(tmp_path_factory):
     return str(folder / "train.h5")
 
 
-def trainer(comm, shards, precision=HIGH, layers=(), **options):
-    model = Model([Dense(8), BatchNorm(), ReLU(), *layers, Dense(CLASSES)], (WIDTH,), seed=3)
+LOWER = replace(FLOAT16, scaling=Scaling(first=2.0**15, patience=3))
+"""One that comes down to where steps move within an epoch, for blocks whose slopes are larger."""
+
+RULE = hpcml.SGD(0.1, momentum=0.9)
+
+
+def trainer(comm, shards, precision=HIGH, layers=tuple, rule=RULE, **options):
+    model = Model([Dense(8), BatchNorm(), ReLU(), *layers(), Dense(CLASSES)], (WIDTH,), seed=3)
     if precision is not None:
         model.round(precision)
     options = {"batch": B, "workers": V, "seed": 3, "hooks": [], "sync": hpcml.EveryStep(), **options}
     data = hpcml.open_shards(shards, features="x", target="y")
-    rule = hpcml.SGD(0.1, momentum=0.9)
     return hpcml.Trainer(model, hpcml.nn.softmax_cross_entropy, rule, options.pop("sync"), data, comm=comm, **options)
 
 
@@ -77,6 +83,27 @@ def test_a_run_stopped_between_overflows_goes_on_to_the_same_bits(shards, tmp_pa
     assert train(3, 2, shards, saving=hpcml.Saving(tmp_path, resume=True)) == train(1, 2, shards)
 
 
+def blocks():
+    """Return two residual blocks with dropout inside."""
+    return [Residual(Dense(8), Tanh(), Dropout(0.3)) for _ in range(2)]
+
+
+@pytest.mark.parametrize("precision", [BFLOAT16, LOWER], ids=["bfloat16", "overflowing"])
+def test_accumulation_clipping_and_recomputed_activations_together_have_the_same_bits_anywhere_resumed_or_not(shards, tmp_path, precision):
+    """And what is left out changes them, but for recomputing, whose bits are the plain chain's."""
+    together = {"layers": lambda: [Recompute(*blocks())], "rule": Clipped(RULE, 0.05), "micro_batch": 3}
+    whole = train(1, 2, shards, precision, **together)
+    for ranks in (2, 3):
+        assert train(ranks, 2, shards, precision, **together) == whole
+    assert train(2, 2, shards, precision, **together | {"layers": blocks}) == whole
+    assert precision is BFLOAT16 or 0 < json.loads(whole[2])["skipped_steps"] < 6
+    for key, other in (("rule", RULE), ("micro_batch", 0)):
+        assert train(2, 2, shards, precision, **together | {key: other})[0] != whole[0]
+    with pytest.raises(InterruptedError):
+        train(3, 2, shards, precision, saving=hpcml.Saving(tmp_path, every=1), hooks=[Stop(6)], **together)
+    assert train(2, 2, shards, precision, saving=hpcml.Saving(tmp_path, resume=True), **together) == whole
+
+
 def test_another_precision_is_another_run(shards, tmp_path):
     train(1, 1, shards, BFLOAT16, saving=hpcml.Saving(tmp_path))
     with pytest.raises(CheckpointError, match=r"precision \(train\.precision\)"):
@@ -104,7 +131,7 @@ class Spike(Layer):
 
 def test_one_workers_overflow_leaves_out_the_step_of_all_and_says_so(shards, tmp_path):
     def program(comm):
-        it = trainer(comm, shards, FLOAT16, [Spike()], hooks=[Watch(), Recorder(tmp_path)])
+        it = trainer(comm, shards, FLOAT16, lambda: [Spike()], hooks=[Watch(), Recorder(tmp_path)])
         it.run(1)
         return it.scaler.state(), it.notes, it.meter.seen[Tail.ROWS], it.meter.seen[Tail.FAULTS], it.hooks[0].seen
 
@@ -131,9 +158,8 @@ class Watch(hpcml.Hook):
 
 def test_what_overflows_at_any_scale_ends_all_ranks(shards):
     def program(comm):
-        layer = Spike(always=True, slope=np.inf)
         with pytest.raises(NumericsError, match=r"not finite in float16, though the loss scale is down to 0\.5; lower") as caught:
-            trainer(comm, shards, FLOAT16, [layer]).run(9)
+            trainer(comm, shards, FLOAT16, lambda: [Spike(always=True, slope=np.inf)]).run(9)
         return str(caught.value)
 
     assert len(set(simulated.run(2, program))) == 1
@@ -150,7 +176,7 @@ def test_an_error_beside_an_overflow_is_told_as_an_error(shards, tmp_path):
 
 @pytest.mark.parametrize("sync", [hpcml.LocalSteps(2), hpcml.Delayed()], ids=["local-steps", "delayed"])
 def test_float16_is_refused_where_workers_move_alone(shards, sync):
-    with pytest.raises(ConfigError, match=r"cannot; set train\.precision = \"bfloat16\""):
+    with pytest.raises(ConfigError, match=r"only every-step can; set train\.precision = \"bfloat16\""):
         train(1, 1, shards, FLOAT16, sync=sync)
     assert train(2, 1, shards, BFLOAT16, sync=sync) == train(1, 1, shards, BFLOAT16, sync=sync)
 
