@@ -56,6 +56,8 @@ def read_tensors(source: Path | Mapping[str, Any]) -> Tensors:
         return Tensors(str(source), _numbers(_read_npz(source), str(source)), True)
     if source.suffix in TORCH_FILES:
         return Tensors(str(source), _numbers(_load_torch(source), str(source)), True)
+    if source.is_dir():
+        raise ExportError(f"{source}: is a folder; of a run, write the model by `hpcml checkpoint export {source} --out FILE.safetensors`")
     raise ExportError(f"{source}: weights are read from {', '.join(READ)} files; save it as one of them")
 
 

@@ -81,5 +81,7 @@ def _by_name(model: Model, tensors: Tensors) -> dict[str, np.ndarray]:
     names += [f"unexpected: {name} {array.shape}" for name, array in arrays.items() if name not in shapes]
     wrong = misshapen({name: array for name, array in arrays.items() if name in shapes}, model)
     if names or wrong:
-        raise (ExportError if names else ShapeError)("\n  ".join([f"{tensors.told}: not the weights of this model", *names, *wrong]))
+        raise (ExportError if names else ShapeError)(
+            "\n  ".join([f"{tensors.told}: not the weights of this model; give others, or make [model] what they are of", *names, *wrong])
+        )
     return arrays

@@ -88,10 +88,10 @@ def changed(**changes):
         (
             changed(bias=None, other=np.ones(3), weight=np.ones((3, 4))),
             ExportError,
-            r"dict: not the weights of this model\n  missing: 0.dense.bias \(3,\)\n  unexpected: 0.dense.other \(3,\)\n"
+            r"dict: not the weights of this model; give others.*\n  missing: 0.dense.bias \(3,\)\n  unexpected: 0.dense.other \(3,\)\n"
             r"  0.dense.weight has shape \(4, 3\), the weights give \(3, 4\)$",
         ),
-        (changed(weight=np.ones((3, 4))), ShapeError, r"model\n  0.dense.weight has shape \(4, 3\), the weights give \(3, 4\)$"),
+        (changed(weight=np.ones((3, 4))), ShapeError, r"what they are of\n  0.dense.weight has shape \(4, 3\), the weights give \(3, 4\)$"),
         (
             changed(bias=np.array([0, np.nan, 1]), weight=np.full((4, 3), 1e300)),
             NumericsError,
@@ -124,6 +124,11 @@ def test_a_file_that_cannot_be_read_is_named(name, tmp_path, safetensors):
             np.save(file, np.ones(3)) if name.startswith("one") else np.savez(file, a=np.array([{}], object))
     with pytest.raises(ExportError, match=name):
         load_weights(mlp([2, 2]), tmp_path / name)
+
+
+def test_a_run_folder_is_told_how_its_model_gets_out(tmp_path):
+    with pytest.raises(ExportError, match=r"is a folder; of a run, write the model by `hpcml checkpoint export .* --out FILE.safetensors`"):
+        load_weights(mlp([2, 2]), tmp_path)
 
 
 @pytest.mark.parametrize("pytorch", [False, True])
