@@ -64,13 +64,13 @@ def test_tiles_of_any_size_drop_the_same(T, tile, scores, rows, causal):
         return layer.forward(x).copy(), layer.backward(slope.copy())
 
     expected = run()
-    kept = attention.QUERIES, attention.SCORES["cpu"]
+    kept = attention.QUERIES["cpu"], attention.SCORES["cpu"]
     try:
-        attention.QUERIES, attention.SCORES["cpu"] = tile, scores
+        attention.QUERIES["cpu"], attention.SCORES["cpu"] = tile, scores
         for a, b in zip(run(), expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12)
     finally:
-        attention.QUERIES, attention.SCORES["cpu"] = kept
+        attention.QUERIES["cpu"], attention.SCORES["cpu"] = kept
 
 
 def test_the_mean_over_many_steps_is_attention_without_dropout():

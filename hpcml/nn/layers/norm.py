@@ -11,6 +11,7 @@ from hpcml.arrays import Array, namespace
 from hpcml.errors import ShapeError
 from hpcml.nn import values
 from hpcml.nn.layers.layer import Built, Layer, Shape, ones, zeros
+from hpcml.nn.layers.sums import sum_rows
 from hpcml.nn.workspace import pieces
 
 
@@ -80,25 +81,24 @@ class LayerNorm(Layer):
         work, row = self.take("out", flat.shape, slope), self.take("row", (1, d), slope)[0]
         column = self.scratch("column", (len(flat), 1), slope)
         gain.grad.fill(0)
-        bias, one = self.parameters["bias"].grad if self.centred else None, self._one(slope)
+        bias, by_gain = self.parameters["bias"].grad if self.centred else None, gain.data[:, None]
         if bias is not None:
             bias.fill(0)
         for piece in pieces(slope, len(flat), d):
             s, w, c, h = flat[piece], work[piece], column[piece], self._hat(piece)
             xp.multiply(s, h, out=w)
-            xp.sum(w, axis=0, out=row)
+            sum_rows(w, self.work, row)
             gain.grad[...] += row
-            if bias is not None:
-                xp.sum(s, axis=0, out=row)
-                bias += row
-            w *= gain.data
-            s *= gain.data
-            xp.matmul(w, one, out=c)
+            xp.matmul(w, by_gain, out=c)  # the mean of gh, without gh
             c *= 1 / d
             h *= c
             if bias is not None:
-                xp.matmul(s, one, out=c)
+                sum_rows(s, self.work, row)
+                bias += row
+                xp.matmul(s, by_gain, out=c)
                 c *= 1 / d
+            s *= gain.data
+            if bias is not None:
                 s -= c
             s -= h
             s *= self._scale[piece]

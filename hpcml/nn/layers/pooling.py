@@ -87,17 +87,18 @@ class AxisMax(AxisPool):
         """Overwrite back with the slopes at the places of the maxima, zeros elsewhere."""
         xp, overlap = namespace(slope), self.stride < self.size
         self.clear(back)
-        taps = self.taps(back)
-        for tap, later in zip(taps[:0:-1], reversed(notes), strict=True):
-            mine = scratch("mine", slope.shape, slope) if overlap else tap
-            xp.multiply(slope, later, out=mine)
-            xp.subtract(slope, mine, out=slope)  # what is left belongs to the places before
+        first, *others = self.taps(back)
+        for k in reversed(range(len(others))):
+            mine = scratch("mine", slope.shape, slope) if overlap else others[k]
+            xp.multiply(slope, notes[k], out=mine)
+            # What is left belongs to the places before; where only the first is, it goes there at once.
+            xp.subtract(slope, mine, out=slope if overlap or k else first)
             if overlap:
-                tap += mine
+                others[k] += mine
         if overlap:
-            taps[0] += slope
-        else:
-            taps[0][...] = slope
+            first += slope
+        elif not others:
+            first[...] = slope
 
 
 class AxisMean(AxisPool):
