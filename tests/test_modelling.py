@@ -214,6 +214,14 @@ def test_one_rank_a_node_compiles_fused_steps_while_the_others_wait(config, monk
     assert said[1] == said[3] == said[4] == []
 
 
+@pytest.mark.mpi
+def test_ranks_that_wait_for_the_compiler_leave_it_their_cores(config, comm, monkeypatch):
+    monkeypatch.setattr(modelling, "load_fused", lambda: time.sleep(0.5))
+    before = time.process_time()
+    compile_kernels(config("train.kernels=fast"), comm)
+    assert time.process_time() - before < 0.12  # by spinning it would be up to 0.5
+
+
 def test_fused_steps_that_one_node_lacks_are_an_error_on_every_rank(config, monkeypatch):
     job = config("train.kernels=fast")
 

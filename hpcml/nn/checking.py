@@ -96,17 +96,31 @@ class _Probe:
 
     def compare_shapes(self) -> None:
         for rows in (self.x, self.x[:1], self.x[:0]):
-            kept, out = rows.copy(), self.forward(rows)
+            kept, out = rows.copy(), self._try(rows)
             expected = (len(rows), *self.model.outputs)
             if out.shape != expected or out.dtype != self.x.dtype:
                 raise ShapeError(f"{self.name}: forward gives {out.shape} {out.dtype}, build promised {expected} {self.x.dtype}")
             if not np.array_equal(kept, rows):
                 raise NumericsError(f"{self.name}: forward overwrites its input, which the layer before may still need")
 
+    def _try(self, rows: np.ndarray) -> np.ndarray:
+        """Return what forward gives for some rows, or say that it gives none."""
+        try:
+            out = self.forward(rows)
+        except Exception as error:
+            text = f"{self.name}: forward raises {type(error).__name__} for {len(rows)} rows: {error}"
+            raise ShapeError(f"{text}; any number of rows may come, and a worker may have none") from error
+        if not isinstance(out, np.ndarray):
+            raise ShapeError(f"{self.name}: forward gives {out!r}, no array; return the outputs")
+        return out
+
     def compare_slopes(self) -> None:
         arena = self.model.arena
         arena.grad[: arena.trained] = np.nan
-        slope = self.backward(self.x, self.weights).copy()
+        slope = self.backward(self.x, self.weights)
+        if not isinstance(slope, np.ndarray):
+            raise ShapeError(f"{self.name}: backward gives {slope!r}, no array; return the slope of the input")
+        slope = slope.copy()
         found = arena.grad[: arena.trained].copy()
         for p in arena:
             if not p.running:

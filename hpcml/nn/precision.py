@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcml.arrays import Array, namespace, products
+from hpcml.errors import ShapeError
+from hpcml.nn import values
 from hpcml.nn.workspace import Scratch, pieces
 
 
@@ -29,6 +31,11 @@ class Scaling:
     first: float = 4096.0
     patience: int = 2000
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be."""
+        values.positive("the first scale", self.first)
+        values.whole("the patience of a scale", self.patience)
+
 
 @dataclass(frozen=True, slots=True)
 class Precision:
@@ -41,6 +48,11 @@ class Precision:
 
     name: str
     scaling: Scaling | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse another name, whose rounding nobody knows."""
+        if self.name not in ("bfloat16", "float16"):
+            raise ShapeError(f"a precision's name is {self.name!r}; it must be 'bfloat16' or 'float16'")
 
     def matmul(self, a: Array, b: Array, out: Array, scratch: Scratch) -> None:
         """Overwrite out with the product of a and b as rounded, float32 (..., m, k) and (..., k, n), in memory of `scratch`."""

@@ -181,7 +181,37 @@ class WrongInEvaluation(Scale):
         return super().forward(x) if self.context.training else super().forward(x) * 2
 
 
+class NoOutput(Scale):
+    def forward(self, x):
+        super().forward(x)
+
+
+class NoSlope(Scale):
+    def backward(self, slope):
+        super().backward(slope)
+
+
+class NeedsRows(Scale):
+    def forward(self, x):
+        return super().forward(x) if x.max() else x
+
+
+class BareShape(Scale):
+    def build(self, shape):
+        return shape
+
+
+class NoSuper(Scale):
+    def __init__(self):
+        self.size = 3
+
+
 PLANTED = {
+    NoOutput: (ShapeError, "NoOutput: forward gives None, no array; return the outputs"),
+    NoSlope: (ShapeError, "NoSlope: backward gives None, no array; return the slope of the input"),
+    NeedsRows: (ShapeError, "NeedsRows: forward raises ValueError for 0 rows: .*; any number of rows may come, and a worker may have none"),
+    BareShape: (ShapeError, r"BareShape.build gives \(3, 2\); return the shape of an output row and the parameters, such as \(shape, {}\)"),
+    NoSuper: (ShapeError, r"layer 0 is a NoSuper whose __init__ leaves out super\(\).__init__\(\); call it first"),
     WrongShape: (ShapeError, r"WrongShape: forward gives \(4, 6\) float64, build promised \(4, 3, 2\) float64"),
     Single: (ShapeError, r"forward gives \(4, 3, 2\) float32"),
     WrongGradient: (NumericsError, r"the gradient of 0\.wronggradient\.factor is .* at \(0, 1\), finite differences give .*; 1 of 6"),

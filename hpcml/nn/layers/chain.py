@@ -52,6 +52,8 @@ def _declared(layer: Layer, shape: Shape) -> Shape:
 def require_layer(what: str, layer: object) -> None:
     """Raise ShapeError, saying what to write, unless this is a layer."""
     if isinstance(layer, Layer):
+        if not hasattr(layer, "context"):
+            raise ShapeError(f"{what} is a {type(layer).__name__} whose __init__ leaves out super().__init__(); call it first")
         return
     hint = f"write {layer.__name__}(...)" if isinstance(layer, type) else "give a Layer, such as ReLU()"
     if isinstance(layer, (list, tuple)):

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from hpcml.arrays import Array, fused, namespace
+from hpcml.errors import ShapeError
 from hpcml.nn.arena import Parameter
 from hpcml.nn.context import Context
 from hpcml.nn.workspace import Workspace
@@ -113,7 +114,11 @@ class Layer(ABC):
     def declare(self, shape: Shape) -> Shape:
         """Build the layer for input rows of this shape, keep both shapes and what it declared, and return the shape of an output row."""
         self.in_shape = shape
-        self.out_shape, self.declared = self.build(shape)
+        built = self.build(shape)
+        if not (isinstance(built, tuple) and len(built) == 2 and isinstance(built[0], tuple) and isinstance(built[1], dict)):
+            text = f"{type(self).__name__}.build gives {built!r}"
+            raise ShapeError(f"{text}; return the shape of an output row and the parameters, such as (shape, {{}})")
+        self.out_shape, self.declared = built
         return self.out_shape
 
     @abstractmethod
