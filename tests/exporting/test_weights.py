@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcml.errors import ExportError, NumericsError, ShapeError
-from hpcml.exporting import export_weights, load_weights
+from hpcml.errors import ConfigError, ExportError, NumericsError, ShapeError
+from hpcml.exporting import export_onnx, export_weights, load_weights
 from hpcml.nn import (
     RNN,
     BatchNorm,
@@ -124,6 +124,21 @@ def test_a_file_that_cannot_be_read_is_named(name, tmp_path, safetensors):
             np.save(file, np.ones(3)) if name.startswith("one") else np.savez(file, a=np.array([{}], object))
     with pytest.raises(ExportError, match=name):
         load_weights(mlp([2, 2]), tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["safetensors", "onnx", "torch"])
+def test_a_package_that_is_not_installed_is_named_with_what_to_do(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, f"{name}.numpy", None)
+    (tmp_path / "a.pt").touch()
+    doing = {"safetensors": export_weights, "onnx": export_onnx, "torch": load_weights}[name]
+    hint = (
+        "install it, or .*safetensors.torch.save_file"
+        if name == "torch"
+        else rf"{name} files need the package {name} .*pip install 'hpcml\[export\]'"
+    )
+    with pytest.raises(ConfigError, match=hint):
+        doing(mlp([2, 2]), tmp_path / "a.pt")
 
 
 def test_a_run_folder_is_told_how_its_model_gets_out(tmp_path):
