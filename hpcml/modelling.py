@@ -151,7 +151,8 @@ def compile_kernels(config: Config, comm: Communicator, told: Callable[[str, int
     Args:
         config: equal on all ranks.
         comm: all ranks, which wait here.
-        told: called each second with (what, 0, 1) while this rank compiles, and with (what, 1, 1) at the end; left out, nobody is told.
+        told: called each second with (what, 0, 1) while this rank compiles or waits for one that does, and with (what, 1, 1) at the end;
+            left out, nobody is told.
 
     Raises:
         ConfigError: on every rank, if a node lacks numba.
@@ -160,11 +161,10 @@ def compile_kernels(config: Config, comm: Communicator, told: Callable[[str, int
         return
     inside, across = comm.by_node()
     inside.patient = True  # the others sleep: an MPI library would wait by spinning, and take what the compiler needs
-    with comm.together():
+    with _telling("fused steps compiled:", told) if told else nullcontext(), comm.together():
         try:
             if inside.rank == 0:
-                with _telling("nodes with fused steps compiled:", told) if told else nullcontext():
-                    load_fused()
+                load_fused()
         finally:
             inside.barrier()
     inside.free()

@@ -208,18 +208,16 @@ def test_one_rank_a_node_compiles_fused_steps_while_the_others_wait(config, monk
     said = simulated.run(5, program, hosts=list("aabab"))
     assert notes.count("compiling") == 2
     assert notes.index("went on") > max(place for place, note in enumerate(notes) if note == "compiled")
-    what = "nodes with fused steps compiled:"
-    assert said[0][0] == said[2][0] == (what, 0, 1)
-    assert said[0][-1] == said[2][-1] == (what, 1, 1)
-    assert said[1] == said[3] == said[4] == []
+    for words in said:  # those who wait too: it may be another node that compiles
+        assert (words[0], words[-1]) == (("fused steps compiled:", 0, 1), ("fused steps compiled:", 1, 1))
 
 
 @pytest.mark.mpi
 def test_ranks_that_wait_for_the_compiler_leave_it_their_cores(config, comm, monkeypatch):
-    monkeypatch.setattr(modelling, "load_fused", lambda: time.sleep(0.5))
+    monkeypatch.setattr(modelling, "load_fused", lambda: time.sleep(1))
     before = time.process_time()
     compile_kernels(config("train.kernels=fast"), comm)
-    assert time.process_time() - before < 0.12  # by spinning it would be up to 0.5
+    assert time.process_time() - before < 0.4  # by spinning it would be up to 1
 
 
 def test_fused_steps_that_one_node_lacks_are_an_error_on_every_rank(config, monkeypatch):
