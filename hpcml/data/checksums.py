@@ -2,17 +2,19 @@
 
 Letters: U rows of a block, as the manifest cuts a file. A block is read whole and looked at when the first of its rows is wanted,
 once in a run: a file that changes later is refused by its size and time. Cost: one pass of hashing in the first epoch.
+Rows of a block that are wanted later wait in memory, as bands of chunks do: entries of sparse rows are cut elsewhere than their blocks.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from hpcml.data.chunks import Chunked
+from hpcml.data.chunks import Bands, Chunked
 from hpcml.data.index import Index, Shard
 from hpcml.data.manifest import NAME, find_manifest
 from hpcml.data.roads import Landing, Runs, Scratch, deliver, with_places, within
@@ -87,6 +89,32 @@ class Road(Protocol):
         """Tell the system that rows will be read soon."""
 
 
+class Looked:
+    """What of a field was found right so far, and the blocks of which rows are still to come; it outlives the road.
+
+    Args:
+        path: of the file.
+        name: of the field.
+        blocks: how many the manifest has of it.
+        rest: where blocks wait.
+    """
+
+    def __init__(self, path: str, name: str, blocks: int, rest: Bands) -> None:
+        self.passed, self.waiting = np.zeros(blocks, np.bool_), set[int]()
+        self.turn = threading.Lock()
+        self._path, self._name, self._rest = path, name, rest
+
+    def take(self, block: int) -> tuple[np.ndarray | None, int]:
+        """Return and forget a block that waits and how many of its rows are still to come; None where it does not, or was dropped."""
+        self.waiting.discard(block)
+        return self._rest.take((self._path, self._name, block))
+
+    def keep(self, block: int, rows: np.ndarray, left: int) -> None:
+        """Have a block wait for as long as there is room."""
+        self._rest.keep((self._path, self._name, block), rows, left)
+        self.waiting.add(block)
+
+
 class Checked:
     """A road whose rows are held against their checksums when they come for the first time.
 
@@ -96,15 +124,16 @@ class Checked:
         stored: how the field lies in the file, with its checksums.
         name: of the field, under which the manifest hashed it.
         shape: of a row.
-        passed: (blocks,) bool, those found right so far; it outlives the road.
+        looked: what was found right so far.
         unit: what the numbers of an error count.
     """
 
     def __init__(
-        self, road: Road, bare: Road, stored: Stored, name: str, shape: tuple[int, ...], passed: np.ndarray, unit: str = "rows"
+        self, road: Road, bare: Road, stored: Stored, name: str, shape: tuple[int, ...], looked: Looked, unit: str = "rows"
     ) -> None:
         self.road, self.bare, self.stored, self.name, self.shape, self.rows = road, bare, stored, name.strip("/"), shape, stored.rows
-        self.dtype, self.passed, self.unit = np.dtype(stored.dtype), passed, unit
+        self.dtype, self.looked, self.unit = np.dtype(stored.dtype), looked, unit
+        self.passed = looked.passed
         self.row_bytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
         self._hashes = np.frombuffer(bytes.fromhex(stored.hashes), ">u8")
 
@@ -116,18 +145,40 @@ class Checked:
             ValueError: for rows that are not those of the manifest, with their address.
         """
         size = self.stored.block
-        if all(self.passed[start // size : -(-stop // size)].all() for start, stop in runs):
+        if not self.looked.waiting and all(self.passed[start // size : -(-stop // size)].all() for start, stop in runs):
             self.road.read(runs, landing, place, scratch)
             return
         for start, stop, part in with_places(runs, place):
             for block in range(start // size, -(-stop // size)):
                 first, last = max(start, block * size), min(stop, (block + 1) * size)
                 at = within(part, first - start, last - start)
-                if self.passed[block]:
+                if self.passed[block] and block not in self.looked.waiting:
                     self.road.read([(first, last)], landing, at, scratch)
+                elif last - first == self._rows_of(block):
+                    memory = scratch("check", (last - first) * self.row_bytes)
+                    deliver(self._pass(block, memory, scratch), landing.array, at, self.stored)
                 else:
-                    found = self._pass(block, scratch)
-                    deliver(found[first - block * size : last - block * size], landing.array, at, self.stored)
+                    with self.looked.turn:  # of two threads that want parts of a block, one reads it
+                        self._read_part(block, first, last, landing, at, scratch)
+
+    def _read_part(self, block: int, first: int, last: int, landing: Landing, place: slice | np.ndarray, scratch: Scratch) -> None:
+        """Lay some rows of a block out, and keep the block for the others."""
+        rows, left = self.looked.take(block)
+        if rows is None and self.passed[block]:
+            self.road.read([(first, last)], landing, place, scratch)
+            return
+        if rows is None:
+            left = self._rows_of(block)
+            rows = self._pass(block, np.empty(left * self.row_bytes, np.uint8), scratch)
+        begin = block * self.stored.block
+        deliver(rows[first - begin : last - begin], landing.array, place, self.stored)
+        left -= last - first
+        if left > 0:
+            self.looked.keep(block, rows, left)
+
+    def _rows_of(self, block: int) -> int:
+        """Return how many rows a block has."""
+        return min(self.stored.block, self.rows - block * self.stored.block)
 
     def announce(self, start: int, count: int) -> None:
         """Tell the system that rows will be read soon, with those of their blocks that will be looked at."""
@@ -136,11 +187,10 @@ class Checked:
             start, stop = start // size * size, min(-(-stop // size) * size, self.rows)
         self.road.announce(start, stop - start)
 
-    def _pass(self, block: int, scratch: Scratch) -> np.ndarray:
-        """Return the rows of a block (n, *row) as they are in the file, valid until the next one, or refuse them."""
-        first = block * self.stored.block
-        count = min(self.stored.block, self.rows - first)
-        rows = scratch("check", count * self.row_bytes).view(self.dtype).reshape(count, *self.shape)
+    def _pass(self, block: int, memory: np.ndarray, scratch: Scratch) -> np.ndarray:
+        """Return the rows of a block (n, *row) as they are in the file, in memory given as bytes, or refuse them."""
+        first, count = block * self.stored.block, self._rows_of(block)
+        rows = memory.view(self.dtype).reshape(count, *self.shape)
         self.bare.read([(first, first + count)], Landing(rows), slice(0, count), scratch)
         if int(row_hashes(self.name, rows, scratch).sum(dtype=np.uint64)) != int(self._hashes[block]):
             raise ValueError(f"{self.unit} {first}:{first + count}{self._address(first)} are not those of {NAME}; {REMEDY}")

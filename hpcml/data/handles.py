@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hpcml.data.absent import Refusing
-from hpcml.data.checksums import Checked
+from hpcml.data.checksums import Checked, Looked
 from hpcml.data.chunks import Bands, Chunked
 from hpcml.data.index import Field, Shard
 from hpcml.data.openfile import OpenFile
@@ -50,7 +50,6 @@ class Handles:
         self._bands, self._free = Bands(), list[Scratch]()
         self._pid = os.getpid()
         self._trusted: set[Any] = set()
-        self._passed: dict[tuple[str, str], np.ndarray] = {}
         self._used: dict[str, Shard] = {}
         self._renew()
         self.bytes_read = self.hints = 0
@@ -127,6 +126,7 @@ class Handles:
 
     def _renew(self) -> None:
         self._lock, self._turn, self._counting = threading.Lock(), threading.Lock(), threading.Lock()
+        self._rest, self._looked = Bands(), dict[tuple[str, str], Looked]()
 
     def _count(self, nbytes: int) -> None:
         with self._counting:
@@ -191,8 +191,8 @@ class Handles:
         numbers = dataclasses.replace(stored, scale=1.0, shift=0.0, fills=())
         bare = road if stored.is_plain else self._plain(held, shard, field, numbers, row)
         blocks = -(-stored.rows // stored.block)
-        passed = self._passed.setdefault((shard.path, field.name), np.zeros(blocks, np.bool_))
-        return Checked(road, bare, stored, field.name, field.shape, passed, unit)
+        looked = self._looked.setdefault((shard.path, field.name), Looked(shard.path, field.name, blocks, self._rest))
+        return Checked(road, bare, stored, field.name, field.shape, looked, unit)
 
     def _spread(self, held: _Shard, shard: Shard, field: Field, stored: Stored, variable: Variable) -> Spread:
         """Make the road to rows of variable length, out of the roads to the data sets that hold them."""
