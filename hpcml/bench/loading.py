@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcml.data import Loader, Sampler, ShardedDataset, open_shards
+from hpcml.data.crew import Crew
 from hpcml.data.samples import SHAPE, write_samples
 from hpcml.data.sizing import choose_block
 from hpcml.data.storage import CONTIGUOUS, LIBRARY
@@ -26,19 +27,36 @@ Measure = Callable[[], int]
 """Moves rows once and returns how many."""
 
 
-def raw_reads(data: ShardedDataset) -> Measure:
-    """Return the limit: positioned reads of the same bytes of contiguous shards, one slab after the other into one buffer."""
-    buffer = np.empty((SLAB, *data.x.shape), data.x.dtype)
-    row = buffer[:1].nbytes
+def raw_reads(data: ShardedDataset, threads: int = 1, slab: int = SLAB, ring: int = 0) -> Measure:
+    """Return the limit: positioned reads of the same bytes of contiguous shards, slab after slab in the order of the files.
+
+    Args:
+        data: the shards.
+        threads: that share the reads.
+        slab: rows of one read.
+        ring: rows of memory that the slabs fill, round and round; 0: a slab for each thread, which stays in the cache.
+    """
+    places = max(threads, ring // slab)
+    memory: np.ndarray = np.zeros((places * slab, *data.x.shape), data.x.dtype)  # touched: no page is missing when the clock runs
+    row, crew = memory[:1].nbytes, Crew(threads)
 
     def run() -> int:
+        files, slabs = [], list[tuple[int, int, int]]()
         for shard in data.index.shards:
             stored = shard.stored(data.x.name)
             if stored.road != CONTIGUOUS:
                 raise ValueError(f"{shard.path}: raw reads measure contiguous shards, this one is {stored.road}")
-            file = os.open(shard.path, os.O_RDONLY)
-            for first in range(0, shard.rows, SLAB):
-                os.preadv(file, [buffer[: min(SLAB, shard.rows - first)].data], stored.offset + first * row)
+            files.append(os.open(shard.path, os.O_RDONLY))
+            slabs += [(files[-1], stored.offset + first * row, min(slab, shard.rows - first)) for first in range(0, shard.rows, slab)]
+
+        def read(number: int) -> None:
+            file, offset, rows = slabs[number]
+            first = number % places * slab
+            os.preadv(file, [memory[first : first + rows].data], offset)
+
+        crew.each(read, range(len(slabs)))
+        crew.dismiss()
+        for file in files:
             os.close(file)
         return data.rows
 

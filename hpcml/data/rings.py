@@ -31,8 +31,8 @@ REMEMBERED_ROWS = 1 << 26
 and a file that changes is refused, so that later epochs need not look again."""
 
 SURE = 8
-"""After so many runs that were in the system's memory, one of as many is announced until one is not: an announcement costs a fifth
-of a read from memory."""
+"""After so many pieces that were in the system's memory, one of each group is announced until one is not: an announcement costs a
+fifth of a read from memory."""
 
 NAMED_ROWS = 3
 """How many bad rows an error names; it counts the others."""
@@ -102,7 +102,8 @@ class Ring:
         self._next = self._sampler.positions(step, self.worker)[0] // self._sampler.window_rows
         self._failures: dict[int, DataError] = {}
         self._suspects: set[int] = set()
-        self._upcoming: WindowPlan | None = None
+        self._plans: list[WindowPlan] = []  # of the next window and the one behind it
+        self._there = 0
         self.broken: dict[int, str] = {}
 
     def needs(self, step: int) -> bool:
@@ -127,8 +128,11 @@ class Ring:
             check: called before each piece; raises Stopped when nobody wants it any more.
         """
         k, self._next = self._next, self._next + 1
-        plan = self._upcoming or self._prepare(k)
-        place = plan.place
+        if not self._plans:
+            self._plans = [*self._prepare(k), *self._prepare(k + 1)]
+            self._announce(self._plans[0].groups)
+        plan = self._plans.pop(0)
+        later = self._plans[0].groups if self._plans else []
         self._memory.rows[plan.flat] = plan.window.rows
         fresh, slots, sums = plan.ids
         self._ids[fresh] = 0
@@ -136,33 +140,41 @@ class Ring:
         if self._quarantine:
             self._lost[plan.flat] = False
             for first, last in plan.dead:
-                self._lost[place[first:last]] = True
+                self._lost[plan.place[first:last]] = True
         failures: list[tuple[int, int, DataError]] = []
         suspects: list[tuple[int, int]] = []
 
-        def read(group: list[Piece] | None) -> None:
+        def read(i: int | None) -> None:
             check()
-            if group is None:
-                self._upcoming = self._prepare(k + 1) if k + 1 < self._sampler.windows(self.worker) else None
+            if i is None:
+                self._plans += self._prepare(k + 2)
                 return
-            first, last = group[0][2], group[-1][2] + group[-1][1] - group[-1][0]
-            try:
-                self._dataset.scatter([(start, stop) for start, stop, _ in group], self._lanes, compact(place[first:last]))
-            except DataError as error:
-                if len(group) == 1:
-                    failures.append((first, last, error))
-                    return
-                for piece in group:  # one by one, so that only what cannot be read fails, under its own name
-                    read([piece])
-                return
-            if self._looks:
-                for start, stop, at in group:
-                    if self._finite is None or not self._finite[start:stop].all():
-                        self._look(start, stop, at, place, suspects)
+            # A disk is at its speed with a window of reads at once, and loses it where they come in bursts.
+            self._announce(later[i : None if i == len(plan.groups) - 1 else i + 1])
+            self._read(plan.groups[i], plan.place, failures, suspects)
 
-        each(read, [None, *plan.groups])
+        each(read, [None, *range(len(plan.groups))])
         if failures or suspects:
             self._note(plan, sorted(failures, key=lambda failure: failure[0]), suspects)
+
+    def _read(
+        self, group: list[Piece], place: np.ndarray, failures: list[tuple[int, int, DataError]], suspects: list[tuple[int, int]]
+    ) -> None:
+        """Read pieces that follow one another in file order, and note which positions failed or look wrong."""
+        first, last = group[0][2], group[-1][2] + group[-1][1] - group[-1][0]
+        try:
+            self._dataset.scatter([(start, stop) for start, stop, _ in group], self._lanes, compact(place[first:last]))
+        except DataError as error:
+            if len(group) == 1:
+                failures.append((first, last, error))
+                return
+            for piece in group:  # one by one, so that only what cannot be read fails, under its own name
+                self._read([piece], place, failures, suspects)
+            return
+        if self._looks:
+            for start, stop, at in group:
+                if self._finite is None or not self._finite[start:stop].all():
+                    self._look(start, stop, at, place, suspects)
 
     def _note(self, plan: WindowPlan, failures: list[tuple[int, int, DataError]], suspects: list[tuple[int, int]]) -> None:
         """Note which steps, or which rows where there is a quarantine, have something wrong: by positions in file order."""
@@ -177,20 +189,24 @@ class Ring:
             for step in np.unique(steps[first:last]).tolist():
                 self._failures.setdefault(step, error)
 
-    def _prepare(self, k: int) -> WindowPlan:
-        """Plan a window and announce its rows: while one is read, the disk works on the next. Nearly free where they are in memory."""
-        window, there = self._sampler.window(self._epoch, self.worker, k), 0
-        for i, (start, stop) in enumerate(window.runs):
-            if there >= SURE and i % SURE:
-                continue
-            before = self._dataset.hints
-            self._dataset.announce(start, stop)
-            there = there + 1 if self._dataset.hints == before else 0
+    def _announce(self, groups: list[list[Piece]]) -> None:
+        """Have the disk begin with groups of pieces. Nearly free where they are in memory: then one of each group is asked for."""
+        for group in groups:
+            for start, stop, _ in group[:1] if self._there >= SURE else group:
+                before = self._dataset.hints
+                self._dataset.announce(start, stop)
+                self._there = self._there + 1 if self._dataset.hints == before else 0
+
+    def _prepare(self, k: int) -> list[WindowPlan]:
+        """Return the plan of a window, or nothing where the epoch has no such one."""
+        if k >= self._sampler.windows(self.worker):
+            return []
+        window = self._sampler.window(self._epoch, self.worker, k)
         pieces = [piece for run in window.runs for piece in self._dataset.pieces(*run, self._piece)]
         groups, dead = group_pieces(pieces, self._at_once, lambda row: bool(self._dead) and self._dataset.shard_of(row) in self._dead)
         begin = k * self._sampler.window_rows
         steps, flat = self._places(begin, len(window.rows))
-        return WindowPlan(window, groups, dead, steps, flat, flat[window.in_file], self._sum_ids(window.rows, steps, begin))
+        return [WindowPlan(window, groups, dead, steps, flat, flat[window.in_file], self._sum_ids(window.rows, steps, begin))]
 
     def take(self, step: int) -> Filled:
         """Return the rows of a step whose windows were all read."""

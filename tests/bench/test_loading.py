@@ -28,6 +28,8 @@ def test_every_measure_moves_every_row(tmp_path):
 def test_raw_reads_are_of_contiguous_shards_only(tmp_path):
     with open_shards(write_samples(tmp_path, "gzip", 1, 64)) as data, pytest.raises(ValueError, match="chunked"):
         raw_reads(data)()
+    with open_shards(write_samples(tmp_path, "contiguous", 2, 100)) as data:
+        assert {raw_reads(data, threads, slab, ring)() for threads, slab, ring in ((1, 64, 0), (2, 30, 90), (3, 7, 1))} == {200}
 
 
 def test_rounds_are_taken_in_turn_and_compared_within():

@@ -15,7 +15,7 @@ from hpcml.data import Loader, Sampler, open_shards
 from hpcml.data.dataset import ShardedDataset
 from hpcml.data.index import Index
 from hpcml.data.rings import Ring
-from hpcml.data.sampler import Window
+from hpcml.data.windows import group_pieces
 from hpcml.errors import ShardError
 
 plugins = pytest.importorskip("hdf5plugin", reason="the codecs LZ4, Zstandard and Blosc come with hdf5plugin")
@@ -181,11 +181,9 @@ def test_windows_in_memory_are_announced_seldom_and_others_whole(tmp_path, monke
     with open_shards(tmp_path / "a.h5", target=None) as data:
         sampler = Sampler(data.shard_rows, 64, 1, 7, block=1, window=640, shuffle="block")
         runs = [(row, row + 1) for row in range(0, 640, 2)]
-        window = Window(np.arange(0, 640, 2), runs, np.arange(320))
-        monkeypatch.setattr(sampler, "window", lambda epoch, worker, k: window)
         ring = Ring(data, sampler, 0, np.dtype("f4"), 1)
         ring.begin(0, 0)
-        ring._prepare(0)
+        ring._announce(group_pieces(runs, 640, lambda row: False)[0])
     assert announced[:8] == runs[:8]
     assert announced == (runs[:8] + runs[8::8] if here else runs)
 
