@@ -60,7 +60,9 @@ def workloads(device, repeats: int) -> list[dict]:
     rows = []
     for workload, work in sizes(device.name == "cpu").items():
         with TemporaryDirectory() as folder:
-            runs = {"hpcml": hpcml_step(Path(folder) / "rows.h5", work, device), **torch_steps(work, device)}
+            ours = {"hpcml": False} | ({"hpcml graph": True} if device.name != "cpu" else {})
+            runs = {name: hpcml_step(Path(folder) / f"{name}.h5", work, device, graph) for name, graph in ours.items()}
+            runs |= torch_steps(work, device)
             for name, run in runs.items():
                 seconds = median_seconds(run, device.place(np.zeros(1)), repeats)
                 rows.append({"contestant": name, "workload": workload, "seconds": seconds})
@@ -68,8 +70,8 @@ def workloads(device, repeats: int) -> list[dict]:
     return rows
 
 
-def hpcml_step(shard: Path, work, device) -> Callable[[], None]:
-    """Return hpcml's step, products in bfloat16."""
+def hpcml_step(shard: Path, work, device, graph: bool) -> Callable[[], None]:
+    """Return hpcml's step, products in bfloat16, launched kernel by kernel or as one graph."""
     import hpcml
     from hpcml.bench.step import make_shard, training_step
     from hpcml.comm.alone import Alone
@@ -77,7 +79,7 @@ def hpcml_step(shard: Path, work, device) -> Callable[[], None]:
     make_shard(shard, work.rows, work.shape, work.classes, work.tokens)
     model = work.hpcml()
     model.round(hpcml.nn.BFLOAT16)
-    return training_step(Alone(), shard, model, work.rows, hpcml.EveryStep(), device.name.partition(":")[0])
+    return training_step(Alone(), shard, model, work.rows, hpcml.EveryStep(), device.name.partition(":")[0], graph=graph)
 
 
 def torch_steps(work, device) -> dict[str, Callable[[], None]]:

@@ -149,6 +149,7 @@ def build_job(
         workers=config.train.virtual_workers or None,
         seed=config.train.seed,
         micro_batch=config.train.micro_batch,
+        graph=config.train.graph,
         test=test,
         comm=comm,
         device=config.run.device,

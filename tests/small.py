@@ -102,12 +102,12 @@ def rows(n: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(np.float32), y
 
 
-def write_shard(path: Path, x: np.ndarray, y: np.ndarray | None) -> None:
-    """Write one shard with the fields x and y."""
+def write_shard(path: Path, x: np.ndarray, y: np.ndarray | None, **more: np.ndarray) -> None:
+    """Write one shard with the fields x and y, and more by their names."""
     with h5py.File(path, "w") as file:
-        file["x"] = x
-        if y is not None:
-            file["y"] = y
+        for name, field in {"x": x, "y": y, **more}.items():
+            if field is not None:
+                file[name] = field
 
 
 def explained(result: Result, *parts: str, seconds: float = 15) -> str:

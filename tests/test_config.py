@@ -202,3 +202,23 @@ def test_the_keys_are_shown_without_a_config(capsys):
 def test_no_help_shows_the_marks_of_a_docstring(capsys):
     assert main(["train", "--help"]) == 0
     assert "``" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("run.device=cpu", r'run\.device is "cpu"'),
+        ("sync.name=gossip", r'sync\.name = "gossip" checks each worker'),
+        ("model.dtype=float64", r'model\.dtype is "float64"'),
+        ("model.name=hopfield", 'the random numbers and the step of a "hopfield"'),
+    ],
+)
+def test_graphs_are_refused_where_a_pass_cannot_be_captured(written, change, why):
+    with pytest.raises(ConfigError, match=f"train.graph = true .*{why}.*leave it out"):
+        written(SMALL, "train.graph=true", change)
+
+
+@pytest.mark.parametrize("keys", ['name = "resnet"\nchannels = [4]\nsynchronised = true', 'name = "transformer"\nattention_dropout = 0.1'])
+def test_graphs_are_refused_for_models_that_meet_or_draw_within_a_pass(written, keys):
+    with pytest.raises(ConfigError, match=r"train\.graph = true .*leave one of them out"):
+        written(f"{SMALL}[model]\n{keys}\n", "train.graph=true")

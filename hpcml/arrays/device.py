@@ -37,6 +37,11 @@ def to_host(x: Array) -> np.ndarray:
     return x if namespace(x) is np else x.get()
 
 
+def address(x: Array) -> int:
+    """Return where in memory x begins, in the device's or the host's."""
+    return int(x.data.ptr) if on_device(x) else int(x.ctypes.data)
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """One place for arrays: host memory (``index`` None) or one GPU of this node."""

@@ -7,12 +7,14 @@ its own transpose; so it is asked for out^T = b^T a^T, whose operands come in th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 
 from hpcml.arrays import fused
-from hpcml.arrays.device import Array, on_device
+from hpcml.arrays.device import Array, address, on_device
 
 KINDS = {"float32": 0, "float16": 2, "uint16": 14}
 """CUDA's numbers of the dtypes; uint16 holds the bits of bfloat16, which numpy and CuPy do not know."""
@@ -20,6 +22,15 @@ KINDS = {"float32": 0, "float16": 2, "uint16": 14}
 COMPUTE_FLOAT32, DEFAULT_ALGORITHM = 68, -1
 ONE, ZERO = np.ones(1, np.float32), np.zeros(1, np.float32)
 """Factors of the product and of what out held, read on the host at the call."""
+
+Operand: TypeAlias = tuple[int, int, int, int, int]
+"""(whether to transpose, address, kind, leading dimension, distance of matrices)."""
+
+Target: TypeAlias = tuple[int, int, int, int]
+"""(address, kind, leading dimension, distance of matrices)."""
+
+Multiply: TypeAlias = Callable[[tuple[int, int, int], Operand, Operand, Target, int], None]
+"""((m, n, k), left, right, out, count): calls cuBLAS on the current stream for `count` products, in its own order of rows and columns."""
 
 
 def fits(a: Array, b: Array, out: Array) -> bool:
@@ -31,30 +42,25 @@ def fits(a: Array, b: Array, out: Array) -> bool:
     return whole and all(x.ndim == 2 or x.shape[:-2] == out.shape[:-2] for x in (a, b))
 
 
-def product(a: Array, b: Array, out: Array) -> None:
-    """Overwrite out, float32, with the product of a and b, of 16 bits.
+def product(a: Array, b: Array, out: Array, multiply: Multiply | None = None) -> None:
+    """Overwrite out, float32, with the product of a and b, both float32 or both of 16 bits.
 
     Operands are C-contiguous, as they are or with their last two axes swapped. Matrices of out that do not lie at one distance take a
-    call for each entry of the first axis.
+    call for each entry of the first axis. `multiply` is how cuBLAS is called; left out, as CuPy does it.
     """
     distance = _distance(out)
     if distance is None:
         for k, part in enumerate(out):
-            product(a[k] if a.ndim > 2 else a, b[k] if b.ndim > 2 else b, part)
+            product(a[k] if a.ndim > 2 else a, b[k] if b.ndim > 2 else b, part, multiply)
         return
     (m, n), k, count = out.shape[-2:], a.shape[-1], math.prod(out.shape[:-2])
     ld = n if m == 1 else out.strides[-2] // out.itemsize
-    _multiply((n, m, k), _operand(b), _operand(a), (address(out), KINDS[out.dtype.name], ld, distance), count)
+    (multiply or _multiply)((n, m, k), _operand(b), _operand(a), (address(out), KINDS[out.dtype.name], ld, distance), count)
 
 
 def to_bfloat16(x: Array, out: Array) -> None:
     """Overwrite out, uint16, with the bits of x, float32, rounded to the nearest bfloat16, ties to even; both C-contiguous."""
     fused.launch("bfloat16", fused.blocks(x.size), np.int64(x.size), x, out)
-
-
-def address(x: Array) -> int:
-    """Return where in the device's memory x begins."""
-    return int(x.data.ptr)
 
 
 def _distance(out: Array) -> int | None:
@@ -66,21 +72,15 @@ def _distance(out: Array) -> int | None:
     return axes[-1][1] // out.itemsize if axes else 0
 
 
-def _operand(x: Array) -> tuple[int, int, int, int, int]:
-    """Return whether cuBLAS must transpose x, its address, kind, leading dimension and the distance of its matrices."""
+def _operand(x: Array) -> Operand:
+    """Return what cuBLAS must know of x."""
     turned = not x.flags.c_contiguous
     rows, columns = x.shape[-2:]
     return int(turned), address(x), KINDS[x.dtype.name], rows if turned else columns, rows * columns if x.ndim > 2 else 0
 
 
-def _multiply(
-    shape: tuple[int, int, int],
-    left: tuple[int, int, int, int, int],
-    right: tuple[int, int, int, int, int],
-    out: tuple[int, int, int, int],
-    count: int,
-) -> None:
-    """Call cuBLAS on the current stream for `count` products, in its own order of rows and columns."""
+def _multiply(shape: tuple[int, int, int], left: Operand, right: Operand, out: Target, count: int) -> None:
+    """Call cuBLAS as CuPy binds it; see Multiply."""
     from cupy.cuda import cublas, device
 
     handle, how = device.get_cublas_handle(), (COMPUTE_FLOAT32, DEFAULT_ALGORITHM)

@@ -11,10 +11,12 @@ import numpy as np
 from hpcml.arrays import stream
 from hpcml.comm.communicator import Communicator, Op
 from hpcml.data import RowWriter, open_shards
+from hpcml.errors import DeviceError
 from hpcml.nn import Model, softmax_cross_entropy, token_cross_entropy
 from hpcml.optim import SGD
 from hpcml.sync import Plan
 from hpcml.train import Trainer
+from hpcml.train.graphs import NOTE, WARM_UP
 
 
 def make_shard(path: Path, rows: int, shape: int | tuple[int, ...], classes: int, tokens: bool = False) -> None:
@@ -28,7 +30,9 @@ def make_shard(path: Path, rows: int, shape: int | tuple[int, ...], classes: int
         file.write(0, {"x": random.random((rows, *shape), dtype=np.float32), "y": random.integers(0, classes, rows)})
 
 
-def training_step(comm: Communicator, shard: Path, model: Model, batch: int, sync: Plan, device: str = "cpu") -> Callable[[], None]:
+def training_step(
+    comm: Communicator, shard: Path, model: Model, batch: int, sync: Plan, device: str = "cpu", *, graph: bool = False
+) -> Callable[[], None]:
     """Return a function that takes one training step of a model on rows that are already in memory.
 
     Args:
@@ -38,11 +42,20 @@ def training_step(comm: Communicator, shard: Path, model: Model, batch: int, syn
         batch: rows of the global batch.
         sync: the synchroniser to measure.
         device: "cpu" or "gpu".
+        graph: on a GPU, launch a worker's pass as one CUDA graph, captured here.
+
+    Raises:
+        DeviceError: if it cannot be captured, so that a row of graphs is one.
     """
     tokens = len(model.outputs) == 2
     data, loss = open_shards(shard, features="y" if tokens else "x"), token_cross_entropy if tokens else softmax_cross_entropy
-    trainer = Trainer(model, loss, SGD(0.01, momentum=0.9), sync, data, batch=batch, comm=comm, device=device, hooks=())
+    trainer = Trainer(model, loss, SGD(0.01, momentum=0.9), sync, data, batch=batch, comm=comm, device=device, graph=graph, hooks=())
     batches = next(trainer.loader.batches(0))
+    for _ in range(WARM_UP + 1 if graph else 0):
+        trainer.step(batches)
+    for note in trainer.notes:
+        if note.startswith(NOTE):
+            raise DeviceError(note)
     return lambda: trainer.step(batches)
 
 

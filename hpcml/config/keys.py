@@ -124,6 +124,7 @@ class TrainConfig(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     micro_batch: int = 0
     kernels: Literal["numpy", "fast"] = "numpy"
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    graph: bool = False
     loss: Literal[
         "auto", "softmax-cross-entropy", "binary-cross-entropy", "squared-error", "huber", "hinge", "contrastive", "token-cross-entropy"
     ] = "auto"

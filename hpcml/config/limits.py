@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from hpcml.config.graphs import graph_contradictions
 from hpcml.config.keys import Config, ModelConfig, OptimizerConfig, RateConfig, SyncConfig, TrainConfig, as_toml
 from hpcml.config.losses import loss_contradictions
 from hpcml.config.precision import precision_contradictions
@@ -244,6 +245,7 @@ def _contradictions(config: Config) -> Iterator[str]:
         yield 'sync.topology = "matrix" and sync.matrix, a row of weights a worker, need each other; set both, or neither'
     yield from server_contradictions(config)
     yield from precision_contradictions(config, OWN_RULE)
+    yield from graph_contradictions(config, OWN_RULE)
     if config.sync.name == "lbfgs":
         yield from full_batch_contradictions(config)
     if (config.sync.slow or config.sync.arrivals) and not config.sync.spare:

@@ -68,6 +68,7 @@ MEANINGS = {
     "train.micro_batch": "rows of a worker that go through the model at a time, to save memory; 0: all",
     "train.kernels": "steps of layers on the CPU: `numpy`, or `fast`: fused by numba, the extra of that name; see docs/models.md",
     "train.precision": "to what operands of products are rounded in training: `float32`, `bfloat16`, `float16`; see docs/models.md",
+    "train.graph": "on a GPU, launch each worker's pass as one CUDA graph; the numbers stay: docs/gpu.md",
     "train.loss": "`auto`, `softmax-cross-entropy`, `binary-cross-entropy`, `squared-error`, `huber`, `hinge`, `contrastive`,"
     " `token-cross-entropy`",
     "train.label_smoothing": "cross-entropies: the share of a target that is spread over all classes",

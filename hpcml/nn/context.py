@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hpcml.arrays import Array, stream
+from hpcml.arrays import Array, namespace, stream
+from hpcml.arrays.products import Multiply
+from hpcml.errors import DeviceError
+from hpcml.nn.draws import Draw, Draws
 from hpcml.nn.precision import Precision
 from hpcml.nn.workspace import Scratch
 
@@ -19,17 +22,19 @@ class Context:
     """
 
     __slots__ = (
+        "_step",
+        "draws",
         "fast",
         "finish",
         "keep",
         "late",
         "meet",
+        "multiply",
         "part",
         "precision",
         "recall",
         "scratch",
         "seed",
-        "step",
         "training",
         "weight",
         "weights",
@@ -39,8 +44,12 @@ class Context:
     def __init__(self) -> None:
         """Start in evaluation."""
         self.training, self.late, self.scratch = False, False, Scratch()
-        self.seed = self.step = self.worker = self.part = 0
-        self.weight: float | None = None
+        self.seed = self._step = self.worker = self.part = 0
+        self.draws: Draws | None = None
+        """Of a pass that is being recorded; None in any other."""
+        self.multiply: Multiply | None = None
+        """How products on a device call cuBLAS; None where CuPy does."""
+        self.weight: Any = None
         self.fast: Any = None
         """The fused functions of `arrays/fast.py`; None where all goes by numpy."""
         self.precision: Precision | None = None
@@ -57,7 +66,7 @@ class Context:
         """Overwrites it with the sum that `meet` gave in this forward, when that is repeated; leaves it where the sum is not finite."""
 
     def train(
-        self, *, seed: int, step: int, worker: int, part: int = 0, weight: float | None = None, weights: Array = None, late: bool = False
+        self, *, seed: int, step: int, worker: int, part: int = 0, weight: Any = None, weights: Array = None, late: bool = False
     ) -> None:
         """Let the next forward be one of training.
 
@@ -66,11 +75,11 @@ class Context:
             step: number of the step, from 0.
             worker: the virtual worker whose rows come.
             part: number of the micro-batch within the worker's rows.
-            weight: what the rows weigh together; left out, their number.
+            weight: what the rows weigh together, a number or one on a device; left out, their number.
             weights: (B,) what each weighs; left out, all alike.
             late: rows that cannot be used are to make the loss no number, without a word to the host.
         """
-        self.training, self.seed, self.step, self.worker, self.part = True, seed, step, worker, part
+        self.training, self.seed, self._step, self.worker, self.part = True, seed, step, worker, part
         self.weight, self.weights, self.late = weight, weights, late
 
     def evaluate(self) -> None:
@@ -82,11 +91,29 @@ class Context:
         """Return whether a model has made this its own."""
         return self.finish is not _nobody_listens
 
+    @property
+    def step(self) -> int:
+        """The number of the step, from 0.
+
+        Raises:
+            DeviceError: in a pass that is recorded, which would keep the number of this one.
+        """
+        if self.draws is not None:
+            raise DeviceError("a layer asks for the number of the step, or draws numbers, outside of Context.fresh")
+        return self._step
+
     def random(self, purpose: str, layer: int) -> np.random.Generator:
         """Return the random numbers of layer number `layer` in this pass, the same on any rank and in a pass that is repeated."""
         return stream(self.seed, purpose, self.step, self.worker, self.part, layer)
 
-    def weigh(self, rows: int) -> float:
+    def fresh(self, draw: Draw, like: Array) -> Array:
+        """Return what `draw` gives on the host, on the device of `like`; a pass that is recorded draws anew whenever it is launched."""
+        if self.draws is not None:
+            return self.draws.add(self, draw, like)
+        drawn = draw()
+        return drawn if namespace(like) is np else namespace(like).asarray(drawn)
+
+    def weigh(self, rows: int) -> Any:
         """Return what the `rows` of this pass weigh together."""
         return float(rows) if self.weight is None else self.weight
 

@@ -54,10 +54,10 @@ class Precision:
         if self.name not in ("bfloat16", "float16"):
             raise ShapeError(f"a precision's name is {self.name!r}; it must be 'bfloat16' or 'float16'")
 
-    def matmul(self, a: Array, b: Array, out: Array, scratch: Scratch) -> None:
+    def matmul(self, a: Array, b: Array, out: Array, scratch: Scratch, multiply: products.Multiply | None = None) -> None:
         """Overwrite out with the product of a and b as rounded, float32 (..., m, k) and (..., k, n), in memory of `scratch`."""
         if products.fits(a, b, out):
-            products.product(self.pack(a, "left", scratch), self.pack(b, "right", scratch), out)
+            products.product(self.pack(a, "left", scratch), self.pack(b, "right", scratch), out, multiply)
             return
         left, right = self.round(a, "left", scratch), self.round(b, "right", scratch)
         namespace(a).matmul(left, right, out=out)
@@ -84,12 +84,8 @@ class Precision:
             with np.errstate(over="ignore"):  # what is too large becomes infinite, and is found in the gradient
                 out[...] = x
         else:
-            whole = x
-            if not x.flags.c_contiguous:  # one more pass, for views of attention's heads and the like
-                whole = scratch.take("whole", x.shape, x)
-                whole[...] = x
             out = scratch.take(f"packed {name}", x.shape, x, np.uint16)
-            products.to_bfloat16(whole, out)
+            products.to_bfloat16(scratch.whole("whole", x), out)
         return out.swapaxes(-1, -2) if turned else out
 
     def _round(self, x: Array, out: Array, scratch: Scratch) -> None:

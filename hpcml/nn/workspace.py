@@ -76,6 +76,14 @@ class Scratch:
             held = self._buffers[name] = aligned(nbytes, np.uint8) if xp is np else xp.zeros(nbytes, np.uint8)
         return held[:nbytes].view(kind).reshape(shape)
 
+    def whole(self, name: str, x: Array) -> Array:
+        """Return x if it is C-contiguous, as it is or with its last two axes swapped, else a copy: for views of heads and the like."""
+        if x.flags.c_contiguous or x.swapaxes(-1, -2).flags.c_contiguous:
+            return x
+        held = self.take(name, x.shape, x)
+        held[...] = x
+        return held
+
     def slope(self, shape: tuple[int, ...], slope: Array) -> Array:
         """Return memory for the slope of a layer's input: of two buffers one in which the slope of its output does not lie."""
         first = self._buffers.get("slope 0")

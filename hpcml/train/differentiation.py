@@ -17,9 +17,14 @@ from hpcml.data import Batch, ShardedDataset
 from hpcml.errors import DataError, HpcmlError, NumericsError, TargetError
 from hpcml.nn import Loss, Model, Tail, Workspace
 from hpcml.nn.model import ignore
+from hpcml.train.graphs import Graphs
 from hpcml.train.scaling import REMEDY, Scaler
 
 Ready = Callable[[slice], None]
+
+
+def _unheard(batch: Batch) -> None:
+    """Do nothing with the news that rows were used."""
 
 
 class Differentiator:
@@ -35,6 +40,7 @@ class Differentiator:
         scaler: Scaler | None = None,
         *,
         late: bool = False,
+        graphs: Graphs | None = None,
     ) -> None:
         """Prepare for the rows of a data set.
 
@@ -46,13 +52,14 @@ class Differentiator:
             micro_batch: rows that go through the model at a time; 0: all of a worker's.
             scaler: multiplies slopes and divides gradients; None: neither.
             late: the host reads nothing of a device: a loss that is no number counts as a fault there, and `explain` says why.
+            graphs: records passes and launches them again; None: each pass is Python.
         """
         self.model, self.loss, self.data, self.seed, self.micro_batch = model, loss, data, seed, micro_batch
         self._work, self.late = Workspace(late=late), late
         tail = np.zeros(len(Tail), model.arena.dtype)
         self._tail: Array = model.arena.device.place(tail) if late else tail
         self._sum: Array = None
-        self.scaler = scaler
+        self.scaler, self.graphs = scaler, graphs
 
     def run(
         self, batch: Batch, step: int, where: str, ready: Ready, used: Callable[[Batch], None], *, left_out: bool = False
@@ -69,6 +76,17 @@ class Differentiator:
             used: called with the batch if its rows could be used.
             left_out: whether the step goes on without these rows: no forward, zeros.
         """
+        if self.graphs is None or batch.error is not None or left_out or not len(batch.rows):
+            return self._pass(batch, step, where, ready, used, left_out)
+        frozen = (self.seed, self.micro_batch, self.model.context.precision, None if self.scaler is None else self.scaler.scale)
+        fault = self.graphs.run(batch, step, frozen, lambda rows: self._pass(rows, step, where, ignore, _unheard, False), self._work)
+        if fault is None:
+            used(batch)
+        ready(slice(0, self.model.arena.n))  # a graph is launched as a whole, so nothing can leave before
+        return fault
+
+    def _pass(self, batch: Batch, step: int, where: str, ready: Ready, used: Callable[[Batch], None], left_out: bool) -> HpcmlError | None:
+        """Do what `run` says, kernel by kernel."""
         arena, slope, fault = self.model.arena, None, None
         self._tail[:] = 0
         try:
@@ -143,7 +161,7 @@ class Differentiator:
         """Add weight, loss and hits of some rows to the tail and return the slope of their predictions."""
         x, y = batch.x[rows], batch.y[rows]
         weights = None if batch.weights is None else batch.weights[rows]
-        weight = len(x) if weights is None else float(weights.sum())
+        weight = len(x) if weights is None else weights.sum() if self.late else float(weights.sum())
         self.model.context.train(seed=self.seed, step=step, worker=batch.worker, part=part, weight=weight, weights=weights, late=self.late)
         try:
             prediction = self.model.forward(x)

@@ -25,6 +25,7 @@ from hpcml.train.committee import judge_of
 from hpcml.train.conditions import fix_blas_threads, require_equal_conditions
 from hpcml.train.differentiation import Differentiator, Ready, cause, place_of
 from hpcml.train.evaluation import evaluate
+from hpcml.train.graphs import graphs_of
 from hpcml.train.hooks import Hook
 from hpcml.train.identity import identify, require_fit, require_hosts
 from hpcml.train.lockstep import Lockstep, exchanging, require_lockstep
@@ -50,6 +51,7 @@ class Trainer:
         workers: V; left out, the number of ranks at the first start, which the checkpoint remembers.
         seed: of the order of the rows, and of random numbers inside the model.
         micro_batch: rows of a worker that go through the model at a time, to save memory; 0: all.
+        graph: launch each worker's pass on a GPU as one CUDA graph where it can be captured; the numbers stay.
         test: rows on which the model is judged after each epoch.
         comm: all ranks; left out, the world as ``hpcml.init()`` gives it.
         device: "cpu", "gpu", or "auto": a GPU where there is one.
@@ -66,6 +68,7 @@ class Trainer:
     """
 
     _fault: HpcmlError | None = None
+    weights_sha256: str | None = None
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class Trainer:
         workers: int | None = None,
         seed: int = 0,
         micro_batch: int = 0,
+        graph: bool = False,
         test: ShardedDataset | None = None,
         comm: Communicator | None = None,
         device: str = "auto",
@@ -108,7 +112,7 @@ class Trainer:
             self.sampler = Sampler(data.shard_rows, batch, self.workers, seed, **(sampling or {}))
             options = {"dtype": model.arena.dtype, "device": model.arena.device, **(loading or {})}
             self.pace = pace(sync)(data, self.sampler, self.hosted, **options)
-            self._prepare(seed, micro_batch, sync)
+            self._prepare(seed, micro_batch, sync, graph)
         self.loader: Any = self.pace.loader
         self.audit = Audit(data, self.loader, self.comm)
         self.identity = identify(self, sync, sampling or {})
@@ -123,18 +127,18 @@ class Trainer:
         self.hosts = [name.decode() for name in self.comm.all_gather_bytes(self.comm.host.encode())]
         self.count = self.epoch = self.position = 0
         self.metrics, self.meter = dict[str, float](), EpochMeter()
-        self.weights_sha256: str | None = None
         self.resumed_from = self.saved_step = found.step if found else None
         go_on(self, found)
         self.survival = Survival(self) if survives(sync) and self.comm.size > 1 else None
 
-    def _prepare(self, seed: int, micro_batch: int, sync: Plan | OwnPacePlan) -> None:
+    def _prepare(self, seed: int, micro_batch: int, sync: Plan | OwnPacePlan, graph: bool) -> None:
         """Make what differentiates: one for all hosted workers in turn, or where they meet inside the model one for each."""
         model, loss, data = self.model, self.loss, self.data
         require_lockstep(model, sync, micro_batch)
         late = on_device(model.arena.data) and isinstance(sync, EveryStep) and not exchanging(model)
+        graphs = graphs_of(graph, model, late, self.notes)
         self.scaler = scaler_of(model.context.precision, sync)
-        self.differentiator = Differentiator(model, loss, data, seed, micro_batch, self.scaler, late=late)
+        self.differentiator = Differentiator(model, loss, data, seed, micro_batch, self.scaler, late=late, graphs=graphs)
         self.lockstep = Lockstep(model, self.nodes.order, self.workers, len(self.hosted)) if exchanging(model) else None
         self._seats = [Differentiator(seat, loss, data, seed, scaler=self.scaler) for seat in self.lockstep.models] if self.lockstep else []
 

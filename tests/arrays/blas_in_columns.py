@@ -28,7 +28,9 @@ class Columns:
     ):  # fmt: skip
         self.calls.append(batchCount)
         for j in range(batchCount):
-            places = (A + 2 * j * strideA, Atype, lda), (B + 2 * j * strideB, Btype, ldb), (C + 4 * j * strideC, Ctype, ldc)
+            bytes_of = (4 if kind == 0 else 2 for kind in (Atype, Btype))
+            first, second = (start + size * j * stride for start, size, stride in zip((A, B), bytes_of, (strideA, strideB), strict=True))
+            places = (first, Atype, lda), (second, Btype, ldb), (C + 4 * j * strideC, Ctype, ldc)
             self._one(transa, transb, (m, n, k), *places)
         assert (handle, computeType, algo, number(alpha), number(beta)) == (7, 68, -1, 1, 0)
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -37,6 +40,7 @@ extern "C" void call_{name}(unsigned threads, unsigned wide, unsigned high, {par
     blockIdx = {{column, row}};
     std::barrier<> here(threads);
     meeting = &here;
+    if (threads == 1) {{ threadIdx.x = 0; {name}({names}); continue; }}
     std::vector<std::thread> all;
     for (unsigned thread = 0; thread < threads; thread++) all.emplace_back([=] {{ threadIdx.x = thread; {name}({names}); }});
     for (auto& one : all) one.join();
@@ -54,8 +58,25 @@ def signatures():
     return found
 
 
-def compile_kernels(folder):
-    """Return a function like `fused.launch` that runs blocks of 64 threads on numpy arrays; skip where no C++20 compiler is."""
+def compile_kernels(alone=False):
+    """Return a function like `fused.launch` that runs blocks on numpy arrays; skip where no C++20 compiler is.
+
+    Args:
+        alone: blocks of one thread where the words allow it, for tests that are not about the words: a hundred times as fast.
+    """
+    functions = _compiled()
+
+    def run(name, grid, *arguments):
+        if grid[0] and grid[1]:
+            threads = 64 if "columns" in name else 1 if alone else 64 if grid[0] < 4 else 8
+            getattr(functions, f"call_{name}")(threads, *grid, *map(_passed, arguments))
+
+    return run
+
+
+@cache
+def _compiled():
+    """Return the library, compiled once a session."""
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler here: the kernels' words cannot be run on the host")
@@ -63,20 +84,14 @@ def compile_kernels(folder):
         CALL.format(name=name, parameters=words, names=", ".join(word.split()[-1].lstrip("*") for word in words.split(",")))
         for name, words in signatures().items()
     ]
-    code, library = folder / "fused.cpp", folder / "fused.so"
-    code.write_text(WORLD + fused.SOURCE + "".join(calls))
-    made = subprocess.run([compiler, "-std=c++20", "-O1", "-pthread", "-shared", "-fPIC", "-o", library, code], capture_output=True)
-    if b"barrier" in made.stderr and made.returncode:
-        pytest.skip("the C++ compiler here has no std::barrier: the kernels' words cannot be run on the host")
-    assert made.returncode == 0, made.stderr.decode()
-    functions = ctypes.CDLL(str(library))
-
-    def run(name, grid, *arguments):
-        if grid[0] and grid[1]:
-            threads = 64 if "columns" in name or grid[0] < 4 else 8
-            getattr(functions, f"call_{name}")(threads, *grid, *map(_passed, arguments))
-
-    return run
+    with TemporaryDirectory() as folder:
+        code, library = Path(folder) / "fused.cpp", Path(folder) / "fused.so"
+        code.write_text(WORLD + fused.SOURCE + "".join(calls))
+        made = subprocess.run([compiler, "-std=c++20", "-O1", "-pthread", "-shared", "-fPIC", "-o", library, code], capture_output=True)
+        if b"barrier" in made.stderr and made.returncode:
+            pytest.skip("the C++ compiler here has no std::barrier: the kernels' words cannot be run on the host")
+        assert made.returncode == 0, made.stderr.decode()
+        return ctypes.CDLL(str(library))
 
 
 def _passed(value):

@@ -14,8 +14,8 @@ SIZES = [(1, 1), (3, 5), (70, 33), (5, 130)]
 
 
 @pytest.fixture(scope="module")
-def blocks(tmp_path_factory):
-    return compile_kernels(tmp_path_factory.mktemp("fused"))
+def blocks():
+    return compile_kernels()
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ def numbers(*shape, seed=0):
 
 
 @pytest.fixture(scope="module")
-def blocks(tmp_path_factory):
-    return compile_kernels(tmp_path_factory.mktemp("products"))
+def blocks():
+    return compile_kernels()
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from tests.train.unread import Unread, read, unread
 
 
 @pytest.fixture(scope="module")
-def blocks(tmp_path_factory):
-    return compile_kernels(tmp_path_factory.mktemp("fused"))
+def blocks():
+    return compile_kernels()
 
 
 @pytest.fixture

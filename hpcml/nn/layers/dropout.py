@@ -39,9 +39,8 @@ class Dropout(Layer):
         if not self.context.training or not self.probability:
             self._kept = None
             return x
-        xp, mask = namespace(x), self._draw(x)
-        if xp is not np:
-            mask = xp.asarray(mask)
+        xp, size = namespace(x), x.size
+        mask = self.context.fresh(lambda: self._draw(size), x)
         self._kept, out = self.take("kept", x.shape, x), self.take("out", x.shape, x)
         kernels = self.kernels(x)
         if kernels is not None:
@@ -57,13 +56,13 @@ class Dropout(Layer):
             slope *= self._kept
         return slope
 
-    def _draw(self, x: Array) -> np.ndarray:
-        """Return True for each number kept, (x.size,), in host memory."""
+    def _draw(self, size: int) -> np.ndarray:
+        """Return True for each number kept, (size,), in host memory."""
         random = self.random("dropout")
-        host = self.take("drawn", (min(PIECE, max(1, x.size)),), HOST, np.float32)
-        mask = self.take("mask", (x.size,), HOST, np.bool_)
-        for first in range(0, x.size, PIECE):
-            drawn = host[: min(PIECE, x.size - first)]
+        host = self.take("drawn", (min(PIECE, max(1, size)),), HOST, np.float32)
+        mask = self.take("mask", (size,), HOST, np.bool_)
+        for first in range(0, size, PIECE):
+            drawn = host[: min(PIECE, size - first)]
             random.random(out=drawn, dtype=np.float32)
             np.greater_equal(drawn, np.float32(self.probability), out=mask[first : first + len(drawn)])
         return mask

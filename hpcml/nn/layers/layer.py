@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from hpcml.arrays import Array, fused, namespace
+from hpcml.arrays import Array, fused, namespace, products
 from hpcml.errors import ShapeError
 from hpcml.nn.arena import Parameter
 from hpcml.nn.context import Context
@@ -154,11 +154,14 @@ class Layer(ABC):
 
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """Overwrite out with the product of a and b; when training, of what the model's precision rounds them to."""
-        precision = self.context.precision if self.context.training else None
-        if precision is None:
-            namespace(a).matmul(a, b, out=out)
+        context = self.context
+        precision, multiply, scratch = context.precision if context.training else None, context.multiply, context.scratch
+        if precision is not None:
+            precision.matmul(a, b, out, scratch, multiply)
+        elif multiply is not None and products.fits(a, b, out):
+            products.product(scratch.whole("left", a), scratch.whole("right", b), out, multiply)
         else:
-            precision.matmul(a, b, out, self.context.scratch)
+            namespace(a).matmul(a, b, out=out)
 
     def fast(self, *arrays: Array) -> Any:
         """Return the functions of `arrays/fast.py` if the model is to use them and they take all of these arrays, else None."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from hpcml.arrays import Array, namespace
+import numpy as np
+
+from hpcml.arrays import Array, on_device
 from hpcml.nn.workspace import Workspace
 
 
 def sum_rows(x: Array, work: Workspace, out: Array) -> None:
-    """Overwrite out (k,) with the sum of the rows of x (n, k), as a product with ones: a tenth of the time of np.sum for small k."""
+    """Overwrite out (k,) with the sum of the rows of x (n, k)."""
+    if on_device(x):
+        x.sum(axis=0, out=out)
+        return
+    # As a product with ones: on the CPU a tenth of the time of np.sum for small k.
     ones = work.take("ones", (len(x),), x)
     ones[...] = 1
-    namespace(x).matmul(ones, x, out=out)
+    np.matmul(ones, x, out=out)
