@@ -223,14 +223,16 @@ def _buffers(it):
 def test_no_more_shapes_are_recorded_than_memory_is_to_be_held_for(device, shard, monkeypatch):
     monkeypatch.setattr("hpcml.train.graphs.MOST", 3)
     made, recorder = trainer(shard, "dropout", True)
-    batches = next(made.loader.batches(0))
+    batches, told, used = next(made.loader.batches(0)), [], []
     for count in range(1, 8):
         for worker in batches:
             made.sync.enter(worker.worker)
             part = replace(worker, x=worker.x[:count], y=worker.y[:count], rows=worker.rows[:count])
             for step in range(WARM_UP + 2):
-                made.differentiator.run(part, step, "here", lambda span: None, lambda batch: None)
+                made.differentiator.run(part, step, "here", told.append, used.append)
     assert recorder.recordings == 3
+    assert told == [slice(0, made.model.arena.n)] * 56  # each pass, launched or not, as a whole
+    assert len(used) == 56
 
 
 def test_a_cpu_is_refused_by_name():
