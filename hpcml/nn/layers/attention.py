@@ -120,7 +120,7 @@ class DotProduct(Layer):
             xp.maximum(level, xp.finfo(s.dtype).min, out=level)  # a query that sees nothing: -inf - -inf would be no number
         s -= level
         xp.exp(s, out=s)
-        xp.matmul(s, self._one(s), out=total)
+        self._sum(s, total)
         if self._keep is not None:
             xp.maximum(total, xp.finfo(s.dtype).tiny, out=total)
         logarithm = self.scratch("level", level.shape, s)
@@ -141,7 +141,7 @@ class DotProduct(Layer):
             g = slopes[rows, heads, queries]
             delta, mixed = self.scratch("total", (*g.shape[:-1], 1), x), self.scratch("mixed", g.shape, x)
             xp.multiply(g, out[rows, heads, queries], out=mixed)
-            xp.matmul(mixed, self._one(mixed), out=delta)
+            self._sum(mixed, delta)
             dropped = None if noise is None else noise.dropped(tile, x)
             if noise is not None:
                 g = xp.multiply(g, 1 / (1 - noise.probability), out=mixed)
@@ -237,11 +237,14 @@ class DotProduct(Layer):
         self.matmul(weights.swapaxes(-1, -2), values, out=part)
         target += part
 
-    def _one(self, like: Array) -> Array:
-        """Return ones (n, 1), by which a product is a sum over the last axis of n: a quarter of the time of numpy's own."""
-        one = self.scratch("one", (like.shape[-1], 1), like)
+    def _sum(self, x: Array, out: Array) -> None:
+        """Overwrite out (..., 1) with the sums over the last axis of x; on the CPU as a product with ones, in a quarter of the time."""
+        if namespace(x) is not np:
+            x.sum(axis=-1, keepdims=True, out=out)
+            return
+        one = self.scratch("one", (x.shape[-1], 1), x)
         one.fill(1)
-        return one
+        np.matmul(x, one, out=out)
 
     def _triangle(self, like: Array) -> Array:
         """Return (q, q) of zero on and below the diagonal, minus infinity above it."""
