@@ -4,8 +4,7 @@ Each function is compiled for float32 when this file is first imported, and kept
 core, in one order, and let other threads run. Pooling gives the numbers of its numpy twin; sums of the others are taken in the order that
 suits the registers, so they differ from numpy's in the last digits, and are the same on any number of ranks.
 
-Letters: B images (B, H, W, C); m positions of d numbers; T tiles of 2 x 2 outputs in the order of
-rows, with 16 numbers each.
+Letters: B images (B, H, W, C); m positions of d numbers; T tiles of 2 x 2 outputs by rows, 16 numbers each.
 """
 
 from __future__ import annotations
@@ -144,6 +143,60 @@ def gelu(x: np.ndarray, out: np.ndarray) -> None:
         y = v * h
         out[k] = y
         x[k] = h + np.float32(2) * y * (one - h) * (a + np.float32(3) * b * square)
+
+
+@_compiled("f4(f4)", fastmath={"contract"})
+def _exp(x: Any) -> Any:
+    """Return exp of a float32, at most 88, to one unit of its last digit, as Cephes has it; 0 below -87, what is no number as it is."""
+    v = max(x, np.float32(-87.3))
+    n = np.floor(v * np.float32(1.44269504088896341) + np.float32(0.5))
+    r = v - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+    y = np.float32(1.9875691500e-4)
+    y = y * r + np.float32(1.3981999507e-3)
+    y = y * r + np.float32(8.3334519073e-3)
+    y = y * r + np.float32(4.1665795894e-2)
+    y = y * r + np.float32(1.6666665459e-1)
+    y = y * r + np.float32(5.0000001201e-1)
+    y = y * r * r + r + np.float32(1)
+    y *= np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
+    y = np.float32(0) if x < np.float32(-87.3) else y
+    return x if x != x else y
+
+
+@_compiled("void(f4[:,::1], f4[::1], f4[::1])", fastmath=_SUMS)
+def softmax(s: np.ndarray, total: np.ndarray, level: np.ndarray) -> None:
+    """Overwrite s (m, d) with exp(s - top), total (m,) with its sum, level (m,) with top + log(total); top is a row's largest."""
+    m, d = s.shape
+    least, tops = np.float32(-3.402823466e38), np.empty(16, np.float32)
+    for k in range(m):
+        tops[:] = least
+        for c in range(0, d - 15, 16):
+            for j in range(16):  # a register's lanes
+                tops[j] = s[k, c + j] if s[k, c + j] > tops[j] else tops[j]
+        top = least
+        for j in range(16):
+            top = max(top, tops[j])
+        for c in range(d - d % 16, d):
+            top = s[k, c] if s[k, c] > top else top
+        for c in range(d):
+            s[k, c] = _exp(s[k, c] - top)
+        part = np.float32(0)
+        for c in range(d):
+            part += s[k, c]
+        total[k] = np.float32(1.175494351e-38) if part < np.float32(1.175494351e-38) else part
+        level[k] = top + np.log(total[k])
+
+
+@_compiled("void(f4[:,::1], f4[::1], f4[:,::1], f4[::1])", fastmath={"contract"})
+def softmax_slope(p: np.ndarray, level: np.ndarray, slope: np.ndarray, delta: np.ndarray) -> None:
+    """Overwrite p (m, d), scores, with exp(p - level) and slope (m, d) with (slope - delta) p; level and delta are (m,)."""
+    m, d = p.shape
+    for k in range(m):
+        here, apart = level[k], delta[k]
+        for c in range(d):
+            e = _exp(p[k, c] - here)
+            p[k, c] = e
+            slope[k, c] = (slope[k, c] - apart) * e
 
 
 @_compiled("void(f4[:,:,:,::1], i8, i8, f4[:,:,::1], f4[:,:,::1])")

@@ -91,6 +91,8 @@ LAYERS = {
     "layer norm": (lambda: [nn.LayerNorm()], (7, 37)),
     "layer norm, wide": (lambda: [nn.LayerNorm(1e-3)], (256,)),
     "gelu": (lambda: [nn.GELU()], (3, 41)),
+    "attention": (lambda: [nn.DotProduct(2, causal=True)], (37, 18)),
+    "attention to all": (lambda: [nn.DotProduct(1)], (5, 9)),
     "gelu over a dense layer": (lambda: [nn.Dense(21), nn.GELU(), nn.Dense(3)], (9,)),
 }
 
@@ -106,6 +108,24 @@ def test_gelu_holds_far_from_zero_too(scale):
     (out, _, bend), (fused, _, fused_bend) = both(lambda: [nn.GELU()], (501,), x, np.ones_like(x), np.float64)
     np.testing.assert_allclose(fused, out, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(fused_bend, bend, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_tells_what_is_no_number_as_numpy_does():
+    x = np.random.default_rng(0).standard_normal((1, 70, 6)).astype(np.float32)
+    x[0, 40, 2] = np.nan  # a key
+    plain, fused = (np.isnan(found[0]) for found in both(lambda: [nn.DotProduct(1, causal=True)], (70, 6), x, np.ones((1, 70, 2))))
+    assert plain[0, 40:].all()
+    np.testing.assert_array_equal(plain, fused)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1, 80])
+def test_the_exponential_is_numpys_to_a_unit_of_the_last_digit(scale):
+    fast = nn.model.load_fused()
+    x = np.linspace(-scale, 0, 1003, dtype=np.float32)[None]
+    p, slope, nothing = x.copy(), np.ones_like(x), np.zeros(1, np.float32)
+    fast.softmax_slope(p, nothing, slope, nothing)
+    np.testing.assert_allclose(p, np.exp(x.astype(np.float64)), rtol=2.5e-7)
+    np.testing.assert_array_equal(p, slope)
 
 
 MODELS = {

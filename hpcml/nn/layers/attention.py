@@ -109,10 +109,10 @@ class DotProduct(Layer):
 
     def _raise(self, s: Array, level: Array, total: Array) -> None:
         """Overwrite scores with their exponentials over those of the largest, total with the sums, level with the sums' logarithms."""
-        xp, kernels = namespace(s), self.kernels(s, total)
+        xp, kernels = namespace(s), self.fast(s, total) or self.kernels(s, total)
         if kernels is not None:
             found = self.scratch("level", level.shape, s)
-            kernels.softmax(s.reshape(-1, s.shape[-1]), total, found)
+            kernels.softmax(s.reshape(-1, s.shape[-1]), total.reshape(-1), found.reshape(-1))
             level[...] = found
             return
         xp.max(s, axis=-1, keepdims=True, out=level)
@@ -163,11 +163,11 @@ class DotProduct(Layer):
 
     def _slope_of_scores(self, p: Array, level: Array, ds: Array, delta: Array) -> None:
         """Overwrite scores p with their probabilities, and ds with the scores' slope, (ds - delta) p."""
-        kernels = self.kernels(p, ds, delta)
+        kernels = self.fast(p, ds, delta) or self.kernels(p, ds, delta)
         if kernels is not None:
-            dense = self.scratch("level", level.shape, p)
+            dense, width = self.scratch("level", level.shape, p), p.shape[-1]
             dense[...] = level
-            kernels.softmax_slope(p.reshape(-1, p.shape[-1]), dense, ds, delta)
+            kernels.softmax_slope(p.reshape(-1, width), dense.reshape(-1), ds.reshape(-1, width), delta.reshape(-1))
             return
         p -= level
         namespace(p).exp(p, out=p)
