@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpcml.cli.data_options import add_tool, is_first
+from hpcml.cli.data_options import add_names, add_tool, is_first, packing_of
 
 if TYPE_CHECKING:
     from hpcml.data.inspection import Looks
+    from hpcml.data.variable import Packing
 
 EXAMPLE = """examples:
   hpcml data inspect 'data/digits/train-*.h5'
@@ -34,6 +35,7 @@ def add_to(tools: Any) -> None:
     """Add the tool's parser."""
     parser = add_tool(tools, "inspect", "layout, codecs, speed, advice", __doc__, EXAMPLE)
     parser.add_argument("files", metavar="GLOB", nargs="+", help="HDF5 files of any layout")
+    add_names(parser)
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.set_defaults(run=run)
 
@@ -44,14 +46,14 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from hpcml.data.shards import find_shards
 
-    report = inspect(find_shards(args.files))
+    report = inspect(find_shards(args.files), packing_of(args))
     print(json.dumps(report, indent=1) if args.json else "", end="\n" if args.json else "", flush=True)
     if not args.json:
         show(report)
     return 0
 
 
-def inspect(paths: list[Path]) -> dict[str, Any]:
+def inspect(paths: list[Path], packing: Packing) -> dict[str, Any]:
     """Return everything that is known of the files as plain data."""
     from hpcml.data.inspection import advise, look_for_variable, look_into, measure
     from hpcml.data.layout import BLOCK_ROWS
@@ -71,7 +73,7 @@ def inspect(paths: list[Path]) -> dict[str, Any]:
         "bytes": sum(sizes),
         "first": str(paths[0]),
         "sets": sets,
-        "variable": look_for_variable(paths[0]),
+        "variable": look_for_variable(paths[0], packing),
         "differ": differ,
         "advice": advise(first, sizes, BLOCK_ROWS),
     }

@@ -12,6 +12,7 @@ from hpcml.comm.launch import promise
 
 if TYPE_CHECKING:
     from hpcml.data.layout import Layout
+    from hpcml.data.variable import Packing
     from hpcml.datasets.rewriting import Made
 
 SECONDS_A_LINE = 5.0
@@ -36,8 +37,34 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_along(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says which field has the rows."""
+def add_names(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which data sets of a group hold rows of variable length."""
+    parser.add_argument("--sparse", metavar="DATA,INDICES,INDPTR", default="", help="as data.sparse of a job: their names in sparse fields")
+    parser.add_argument("--ragged", metavar="VALUES,OFFSETS", default="", help="as data.ragged of a job: their names in ragged fields")
+
+
+def packing_of(args: argparse.Namespace) -> Packing:
+    """Return the names that the options give.
+
+    Raises:
+        ConfigError: for too many or too few of them.
+    """
+    from hpcml.data.variable import RAGGED, SPARSE, Packing
+    from hpcml.errors import ConfigError
+
+    def names(option: str, usual: tuple[str, ...]) -> tuple[str, ...]:
+        text: str = getattr(args, option)
+        found = tuple(name.strip() for name in text.split(",") if name.strip())
+        if len(found) not in (0, len(usual)):
+            raise ConfigError(f"--{option} {text!r} has {len(found)} names, expected {len(usual)}, such as {','.join(usual)}")
+        return found
+
+    return Packing(sparse=names("sparse", SPARSE), ragged=names("ragged", RAGGED))
+
+
+def add_rows(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say where the rows are."""
+    add_names(parser)
     parser.add_argument(
         "--along", metavar="FIELD", help="the field whose length is the number of rows (default: x, or the commonest length)"
     )

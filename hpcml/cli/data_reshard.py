@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hpcml.cli.data_options import Shown, add_along, add_tool, add_writing, layout_of, say_made
+from hpcml.cli.data_options import Shown, add_rows, add_tool, add_writing, layout_of, packing_of, say_made
 
 EXAMPLE = """examples:
   hpcml data reshard 'data/digits/train-*.h5' --out resharded --files 8
@@ -24,27 +24,28 @@ def add_to(tools: Any) -> None:
     add_writing(parser)
     parser.add_argument("--files", metavar="N", type=int, default=0, help="number of new shards, instead of --rows-per-shard")
     parser.add_argument("--shuffle", metavar="SEED", type=int, help="put all rows in a random order")
-    add_along(parser)
+    add_rows(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Reshard, and print what was written."""
     from hpcml.data.layout import Layout
+    from hpcml.data.variable import USUAL
     from hpcml.datasets.dealing import open_all
     from hpcml.datasets.rewriting import Wish, reshard
     from hpcml.errors import ConfigError
     from hpcml.train import init
 
     comm = init()
-    layout = Layout()
+    layout, packing = Layout(), USUAL
     with comm.together():
-        layout = layout_of(args)
+        layout, packing = layout_of(args), packing_of(args)
         if args.files < 0 or (args.files and args.rows_per_shard):
             raise ConfigError("give --files N of 1 or more, or --rows-per-shard, not both")
         if args.shuffle is not None and args.shuffle < 0:
             raise ConfigError(f"--shuffle {args.shuffle}: a seed is 0 or more")
-    opened = open_all(args.shards, args.along, comm)
+    opened = open_all(args.shards, args.along, comm, packing)
     made = reshard(opened, Path(args.out), Wish(args.files, args.rows_per_shard, layout, args.shuffle), comm, Shown())
     if comm.rank == 0:
         for note in opened.notes:

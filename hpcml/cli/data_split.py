@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hpcml.cli.data_options import Shown, add_along, add_tool, add_writing, layout_of, say_made
+from hpcml.cli.data_options import Shown, add_rows, add_tool, add_writing, layout_of, packing_of, say_made
 
 EXAMPLE = """examples:
   hpcml data split 'data/digits/train-*.h5' --out parts --by y --seed 3
@@ -26,7 +26,7 @@ def add_to(tools: Any) -> None:
     parser.add_argument("--group", metavar="FIELD", help="groups: the rows of one stay in one part")
     parser.add_argument("--seed", metavar="SEED", type=int, default=0, help="of the choice of rows (default: 0)")
     parser.add_argument("--shuffle", action="store_true", help="put the rows of each part in a random order by the same seed")
-    add_along(parser)
+    add_rows(parser)
     parser.set_defaults(run=run)
 
 
@@ -34,18 +34,19 @@ def run(args: argparse.Namespace) -> int:
     """Split, and print the rows of each part."""
     from hpcml.data.layout import Layout
     from hpcml.data.splitting import parse_parts
+    from hpcml.data.variable import USUAL
     from hpcml.datasets.dealing import open_all
     from hpcml.datasets.rewriting import Wish, split
     from hpcml.errors import ConfigError
     from hpcml.train import init
 
     comm = init()
-    layout, shares = Layout(), dict[str, float]()
+    layout, shares, packing = Layout(), dict[str, float](), USUAL
     with comm.together():
-        layout, shares = layout_of(args), parse_parts(args.parts)
+        layout, shares, packing = layout_of(args), parse_parts(args.parts), packing_of(args)
         if args.seed < 0:
             raise ConfigError(f"--seed {args.seed}: a seed is 0 or more")
-    opened = open_all(args.shards, args.along, comm)
+    opened = open_all(args.shards, args.along, comm, packing)
     wish = Wish(0, args.rows_per_shard, layout, args.seed if args.shuffle else None)
     made = split(opened, Path(args.out), shares, args.by, args.group, wish, args.seed, comm, Shown())
     if comm.rank == 0:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hpcml.cli.data_options import Shown, add_along, add_tool
+from hpcml.cli.data_options import Shown, add_rows, add_tool, packing_of
 
 EXAMPLE = """examples:
   hpcml data stats 'data/digits/train-*.h5'
@@ -24,19 +24,23 @@ def add_to(tools: Any) -> None:
     parser.add_argument("shards", metavar="GLOB", nargs="+", help="HDF5 shards")
     parser.add_argument("--out", metavar="FILE.json", help="write everything, column by column, as JSON")
     parser.add_argument("--json", action="store_true", help="print it")
-    add_along(parser)
+    add_rows(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compute, and print one line a field."""
     from hpcml.data.manifest import write_json
+    from hpcml.data.variable import USUAL
     from hpcml.datasets.checking import statistics
     from hpcml.datasets.dealing import open_all
     from hpcml.train import init
 
     comm = init()
-    opened = open_all(args.shards, args.along, comm)
+    packing = USUAL
+    with comm.together():
+        packing = packing_of(args)
+    opened = open_all(args.shards, args.along, comm, packing)
     found = statistics(opened, comm, Shown())
     with comm.together():
         if comm.rank == 0 and args.out:

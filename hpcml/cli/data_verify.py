@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from hpcml.cli.data_options import Shown, add_along, add_tool
+from hpcml.cli.data_options import Shown, add_rows, add_tool, packing_of
 
 EXAMPLE = """examples:
   hpcml data verify 'data/digits/train-*.h5' --range y=0:9
@@ -29,24 +29,26 @@ def add_to(tools: Any) -> None:
     parser.add_argument("--manifest", metavar="FILE", help="the manifest (default: manifest.json beside the shards, if there is one)")
     parser.add_argument("--write", action="store_true", help="write manifest.json beside the shards after they were found right")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    add_along(parser)
+    add_rows(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check, print one line for each problem, and return 1 if there is one."""
+    from hpcml.data.variable import USUAL
     from hpcml.data.verification import Range, parse_range
     from hpcml.datasets.checking import verify, write_manifest
     from hpcml.train import init
 
     comm = init()
-    ranges: list[Range] = []
+    ranges, packing = list[Range](), USUAL
     with comm.together():
+        packing = packing_of(args)
         ranges = [parse_range(text) for text in args.ranges]
     # With --write the manifest beside the shards is what is to be replaced, so it is no measure of them.
     known = args.manifest if args.manifest or not args.write else ""
-    report = verify(args.shards, comm, Shown(), ranges=ranges, along=args.along, allow_nan=args.allow_nan, manifest=known)
-    written = write_manifest(args.shards, args.along, comm, Shown()) if args.write and not report.problems else None
+    report = verify(args.shards, comm, Shown(), ranges=ranges, along=args.along, allow_nan=args.allow_nan, manifest=known, packing=packing)
+    written = write_manifest(args.shards, args.along, comm, Shown(), packing) if args.write and not report.problems else None
     if comm.rank == 0:
         if args.json:
             print(json.dumps({"files": report.files, "manifest": report.manifest, "problems": report.problems}, indent=1), flush=True)

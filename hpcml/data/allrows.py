@@ -97,7 +97,7 @@ class AllRows:
                 packed = packed_of(dtype)
                 for item in [file[name]] if packed is None else [file[name][one] for one in packed.names]:
                     require_filters(Path(shard.path), item)
-        return {name: read_rows(self._file, shard.path, name, start, stop) for name in self.contents.fields}
+        return {name: read_rows(self._file, shard.path, name, start, stop, kind) for name, (_, kind) in self.contents.fields.items()}
 
 
 def _joined(parts: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
@@ -106,15 +106,15 @@ def _joined(parts: list[np.ndarray], dtype: np.dtype[Any]) -> np.ndarray:
     return whole if whole.dtype == dtype else whole.astype(dtype)
 
 
-def read_rows(file: Any, path: str | Path, name: str, start: int, stop: int) -> np.ndarray:
-    """Return rows of one field of an open file.
+def read_rows(file: Any, path: str | Path, name: str, start: int, stop: int, kind: Any = None) -> np.ndarray:
+    """Return rows of one field of an open file; its dtype, as `Contents` has it, is needed where they are of variable length.
 
     Raises:
         ShardError: naming file, field and rows, if they cannot be read.
     """
     try:
-        item = file[name]
-        return read_packed(item, start, stop) if name == "/" or hasattr(item, "keys") else np.asarray(item[start:stop])
+        packed = None if kind is None else packed_of(kind)
+        return np.asarray(file[name][start:stop]) if packed is None else read_packed(file[name], start, stop, packed.names)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise ShardError(f"{path}: field {name!r}, rows {start}:{stop} cannot be read; write or copy the shard again ({error})") from error
 

@@ -19,7 +19,7 @@ from hpcml.data.foreign import foreign_rows
 from hpcml.data.packed import describe_group, packed_of
 from hpcml.data.shards import dtype_of, open_file
 from hpcml.data.storage import require_filters
-from hpcml.data.variable import SHAPES, SPARSE, refuse_columns_first, variable_groups
+from hpcml.data.variable import SHAPES, SPARSE, USUAL, Packing, refuse_columns_first, variable_groups
 from hpcml.data.walking import walk
 from hpcml.errors import ShardError
 
@@ -41,6 +41,7 @@ class Contents:
             manifest hashes beside the rows, so that rows of variable length are checked too.
         variable: groups of rows of variable length, and the names of their data sets there; those with a row for each are row fields.
         links: other names in the file -> what they lead to there; what lies behind links to other files is a field as any other.
+        packing: the names that hold rows of variable length.
     """
 
     rows: int
@@ -52,6 +53,7 @@ class Contents:
     others: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     variable: dict[str, tuple[str, ...]] = field(default_factory=dict)
     links: dict[str, str] = field(default_factory=dict)
+    packing: Packing = USUAL
 
     @property
     def row_bytes(self) -> int:
@@ -78,33 +80,34 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
     return dtype.newbyteorder("=").name if dtype.fields is None and dtype.subdtype is None else str(dtype)
 
 
-def read_contents(path: str | Path, along: str | None = None, common: Collection[str] = ()) -> Contents:
+def read_contents(path: str | Path, along: str | None = None, common: Collection[str] = (), packing: Packing = USUAL) -> Contents:
     """Return what a file holds, from its metadata and its data sets without rows.
 
     Args:
         path: an HDF5 file.
         along: the field whose length is the number of rows; left out, "x", or else the commonest length of a first axis.
         common: data sets known to have no rows, though their length may by chance be the number of rows here.
+        packing: the names that hold rows of variable length.
 
     Raises:
         ShardError: for a file that cannot be read, has no rows, or holds rows of a type that cannot be copied.
     """
     with open_file(path) as file:
         try:
-            return _read_contents(Path(path), file, along, common)
+            return _read_contents(Path(path), file, along, common, packing)
         except ShardError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise ShardError(f"{path}: its metadata is damaged; write or copy the shard again ({error})") from error
 
 
-def _read_contents(path: Path, file: Any, along: str | None, without: Collection[str]) -> Contents:
+def _read_contents(path: Path, file: Any, along: str | None, without: Collection[str], packing: Packing) -> Contents:
     import h5py
 
     walked = walk(file)
     for name, place in walked.lost.items():
         raise ShardError(f"{path}: {name!r} is a link to {place}, which cannot be found; mend the link, or take it out of the file")
-    found, variable = walked.datasets, variable_groups(walked)
+    found, variable = walked.datasets, variable_groups(walked, packing)
     for item in found.values():
         require_filters(path, item)
     for name in variable:
@@ -135,7 +138,7 @@ def _read_contents(path: Path, file: Any, along: str | None, without: Collection
     attributes, references = _attributes({"": file, **walked.items}, [name for name in variable if name in fields])
     chunk = max((item.chunks[0] for name, item in found.items() if name in fields and item.chunks), default=0)
     others = {name: size for name, item in sorted(everything.items()) if name not in fields and (size := _size(path, item)) is not None}
-    return Contents(rows, fields, common, attributes, references, int(chunk), others, variable, walked.links)
+    return Contents(rows, fields, common, attributes, references, int(chunk), others, variable, walked.links, packing)
 
 
 def _has_rows(item: Any) -> bool:

@@ -132,5 +132,5 @@ def read_spills(
             continue
         with open_file(path) as file:
             for name, values in made.items():
-                values[goals[first:last] - output.start] = read_rows(file, path, name, int(first), int(last))
+                values[goals[first:last] - output.start] = read_rows(file, path, name, int(first), int(last), fields[name][1])
     return made

@@ -20,7 +20,7 @@ from hpcml.data.contents import dtype_name
 from hpcml.data.dataset import open_shards
 from hpcml.data.shards import DTYPES, dtype_of, open_file
 from hpcml.data.sizing import READ_BYTES
-from hpcml.data.variable import in_words, variable_groups
+from hpcml.data.variable import Packing, in_words, variable_groups
 from hpcml.data.walking import walk
 from hpcml.errors import ShardError
 
@@ -117,7 +117,7 @@ def look_into(path: Path) -> list[Looks]:
             raise ShardError(f"{path}: its metadata is damaged; write or copy the file again ({error})") from error
 
 
-def look_for_variable(path: Path) -> list[str]:
+def look_for_variable(path: Path, packing: Packing) -> list[str]:
     """Return a sentence for each group of rows of variable length: what it holds, and by which keys it becomes features.
 
     Raises:
@@ -125,7 +125,7 @@ def look_for_variable(path: Path) -> list[str]:
     """
     texts = []
     with open_file(path) as file:
-        for name, names in variable_groups(walk(file)).items():
+        for name, names in variable_groups(walk(file), packing).items():
             try:
                 texts.append(f"{name}: {in_words(path, file, name, names)}")
             except ShardError as error:

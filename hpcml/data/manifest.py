@@ -18,6 +18,7 @@ from hpcml.data.allrows import read_rows
 from hpcml.data.contents import Contents, read_contents
 from hpcml.data.rowsum import RowSum, row_hashes
 from hpcml.data.shards import open_file
+from hpcml.data.variable import USUAL, Packing
 from hpcml.errors import DataError, ShardError
 
 NAME = "manifest.json"
@@ -32,8 +33,8 @@ LEAST_BLOCKS = 16
 """A small file is cut into this many blocks at least, unless its chunks are larger."""
 
 
-def describe_file(path: Path, along: str | None = None, common: Collection[str] = ()) -> dict[str, Any]:
-    """Return a file's entry in the manifest, read from the file as it lies on disk.
+def describe_file(path: Path, along: str | None = None, common: Collection[str] = (), packing: Packing = USUAL) -> dict[str, Any]:
+    """Return a file's entry in the manifest, read from the file as it lies on disk; the arguments are those of `read_contents`.
 
     Returns:
         bytes, sha256, rows, row_hash, fields (name -> hash of its rows), block (rows of a block),
@@ -43,13 +44,13 @@ def describe_file(path: Path, along: str | None = None, common: Collection[str] 
     Raises:
         ShardError: naming what cannot be read.
     """
-    contents = read_contents(path, along, common)
+    contents = read_contents(path, along, common, packing)
     total = RowSum()
     blocks: dict[str, list[str]] = {name: [] for name in contents.fields}
     with open_file(path) as file:
         for start, stop in row_blocks(contents):
             one = RowSum()
-            one.add({name: read_rows(file, path, name, start, stop) for name in contents.fields})
+            one.add({name: read_rows(file, path, name, start, stop, kind) for name, (_, kind) in contents.fields.items()})
             for name, value in one.plain()["fields"].items():
                 blocks[name].append(value)
             total.merge(one)

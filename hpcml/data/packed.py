@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from hpcml.data.layout import Layout
-from hpcml.data.variable import RAGGED, SPARSE
+from hpcml.data.variable import SPARSE
 from hpcml.errors import ShardError
 
 OFFSET_BYTES = 8
@@ -105,14 +105,13 @@ def held_shape(group: Any) -> tuple[int, int] | None:
     return (int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else None
 
 
-def read_packed(group: Any, start: int, stop: int) -> np.ndarray:
-    """Return rows start to stop-1 of an open group, (n,) objects, each the `bytes` of a row.
+def read_packed(group: Any, start: int, stop: int, names: tuple[str, ...]) -> np.ndarray:
+    """Return rows start to stop-1 of an open group, in which data sets of these names hold them: (n,) objects, each the `bytes` of a row.
 
     Raises:
         ValueError: for offsets that fall or end behind the entries.
         OSError: for what cannot be read or decoded.
     """
-    names = SPARSE if all(one in group for one in SPARSE) else RAGGED
     offsets = group[names[-1]][start : stop + 1].astype(np.int64)
     if (np.diff(offsets) < 0).any() or offsets[0] < 0 or offsets[-1] > group[names[0]].shape[0]:
         raise ValueError(f"{group[names[-1]].name!r} falls, or ends behind the entries")

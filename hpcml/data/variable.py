@@ -50,10 +50,19 @@ class Packing:
     pad_with: float = 0.0
     truncate: bool = False
 
+    @property
+    def kinds(self) -> tuple[tuple[str, ...], ...]:
+        """The names that hold sparse rows, and those that hold ragged ones."""
+        return tuple(self.sparse) or SPARSE, tuple(self.ragged) or RAGGED
+
     @classmethod
     def from_keys(cls, keys: Any) -> Packing:
         """Return what an object with attributes of the same names says, such as the section [data] of a config."""
         return cls(tuple(keys.sparse), tuple(keys.ragged), keys.pad_to, keys.pad_with, keys.truncate)
+
+
+USUAL = Packing()
+"""The names that AnnData, scipy.sparse and docs/shards.md give."""
 
 
 def find_group(file: Any, name: str, packing: Packing) -> tuple[Any, tuple[str, ...]] | None:
@@ -70,14 +79,14 @@ def find_group(file: Any, name: str, packing: Packing) -> tuple[Any, tuple[str, 
     group = file if group is None else group
     if not isinstance(group, h5py.Group):
         return None
-    for names in (tuple(packing.sparse) or SPARSE, tuple(packing.ragged) or RAGGED):
+    for names in packing.kinds:
         if all(isinstance(group.get(one), h5py.Dataset) for one in names):
             return group, names
     return None
 
 
-def variable_groups(walked: Walked) -> dict[str, tuple[str, ...]]:
-    """Return the groups of a walked file that hold rows of variable length under the usual names: name ("/": the root) -> these.
+def variable_groups(walked: Walked, packing: Packing) -> dict[str, tuple[str, ...]]:
+    """Return the groups of a walked file that hold rows of variable length under the names of a Packing: name ("/": the root) -> these.
 
     Fields that only have such names, of one row for each, are none.
     """
@@ -85,7 +94,7 @@ def variable_groups(walked: Walked) -> dict[str, tuple[str, ...]]:
 
     found: dict[str, tuple[str, ...]] = {}
     for name, item in {"/": walked.root, **walked.items}.items():
-        for names in (SPARSE, RAGGED) if isinstance(item, h5py.Group) else ():
+        for names in packing.kinds if isinstance(item, h5py.Group) else ():
             held = [item.get(one) for one in names]
             if all(isinstance(one, h5py.Dataset) and one.ndim for one in held) and _may_be_offsets(held[-1], len(held[0])):
                 found[name] = names

@@ -18,7 +18,7 @@ from hpcml.data.manifest import blocks_plain, file_sha256, hash_other, row_block
 from hpcml.data.packed import packed_of
 from hpcml.data.rowsum import RowSum
 from hpcml.data.shards import open_file
-from hpcml.data.variable import SPARSE, check_offsets
+from hpcml.data.variable import SPARSE, USUAL, Packing, check_offsets
 from hpcml.errors import DataError, ShardError
 
 ENTRIES = 1 << 20
@@ -70,6 +70,7 @@ def check_file(
     *,
     along: str | None = None,
     allow_nan: bool = False,
+    packing: Packing = USUAL,
 ) -> Findings:
     """Read one shard whole and return what is wrong with it.
 
@@ -80,10 +81,11 @@ def check_file(
         ranges: what the values of fields must be.
         along: the field whose length is the number of rows.
         allow_nan: do not mind NaN and infinity.
+        packing: the names that hold rows of variable length.
     """
     findings = Findings()
     try:
-        contents = read_contents(path, along, () if first is None else first[1].common)
+        contents = read_contents(path, along, () if first is None else first[1].common, packing)
         if first is not None:
             require_alike(path, contents, *first)
         ranges = [Range(contents.links.get(one.name, one.name), one.low, one.high) for one in ranges]
@@ -111,12 +113,12 @@ def _check_rows(
     with open_file(path) as file:
         for start, stop in row_blocks(contents):
             arrays = {}
-            for name in contents.fields:
+            for name, (_, kind) in contents.fields.items():
                 try:
-                    arrays[name] = read_rows(file, path, name, start, stop)
+                    arrays[name] = read_rows(file, path, name, start, stop, kind)
                 except ShardError:
                     whole = False
-                    findings.problems += _unreadable(file, path, name, start, stop)
+                    findings.problems += _unreadable(file, path, name, start, stop, kind)
             for name, values in arrays.items():
                 for what, rows in _bad_rows(name, values, ranges, allow_nan):
                     bad.setdefault((name, what), []).extend((rows + start).tolist())
@@ -191,7 +193,7 @@ def _name_rows(rows: list[int]) -> str:
     return f"{len(rows)} row{'s' if len(rows) > 1 else ''}: {', '.join(map(str, rows[:NAMED]))}{more}"
 
 
-def _unreadable(file: Any, path: Path, name: str, start: int, stop: int) -> list[str]:
+def _unreadable(file: Any, path: Path, name: str, start: int, stop: int, kind: Any = None) -> list[str]:
     """Return a sentence for every chunk of a block (or row, where there are no chunks) that cannot be read."""
     try:
         item = file[name]
@@ -203,7 +205,7 @@ def _unreadable(file: Any, path: Path, name: str, start: int, stop: int) -> list
     while pending:
         first, last = pending.pop()
         try:
-            read_rows(file, path, name, first, last)
+            read_rows(file, path, name, first, last, kind)
         except ShardError as error:
             if last - first > unit:
                 middle = first + max(1, (last - first) // 2 // unit) * unit

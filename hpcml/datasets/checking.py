@@ -18,6 +18,7 @@ from hpcml.data.manifest import NAME, build_manifest, describe_file, load_manife
 from hpcml.data.packed import packed_of
 from hpcml.data.shards import find_shards
 from hpcml.data.statistics import BLOCK_BYTES, summarise
+from hpcml.data.variable import USUAL, Packing
 from hpcml.data.verification import Range, check_file
 from hpcml.datasets.dealing import Opened, Progress, deal
 from hpcml.errors import DataError
@@ -43,6 +44,7 @@ def verify(
     along: str | None = None,
     allow_nan: bool = False,
     manifest: str | None = None,
+    packing: Packing = USUAL,
 ) -> Report:
     """Read every byte of the shards and return everything that is wrong with them, on every rank.
 
@@ -54,6 +56,7 @@ def verify(
         along: the field whose length is the number of rows.
         allow_nan: do not mind NaN and infinity.
         manifest: path of the manifest; left out, the one beside the shards, if there is one.
+        packing: the names that hold rows of variable length.
 
     Raises:
         DataError: on every rank, if no file is found or the manifest is none.
@@ -67,11 +70,12 @@ def verify(
             known = load_manifest(beside) if manifest or beside.exists() else None
             plain = {"paths": [str(path) for path in paths], "manifest": str(beside) if known else None, "known": known and known["files"]}
     plain = json.loads(comm.broadcast_bytes(json.dumps(plain).encode()))
-    first = _first(Path(plain["paths"][0]), along)
+    first = _first(Path(plain["paths"][0]), along, packing)
 
     def check(path: str) -> Mapping[str, Any]:
         known = plain["known"].get(Path(path).name) if plain["known"] else None
-        findings = check_file(Path(path), None if path == plain["paths"][0] else first, known, ranges, along=along, allow_nan=allow_nan)
+        beside = None if path == plain["paths"][0] else first
+        findings = check_file(Path(path), beside, known, ranges, along=along, allow_nan=allow_nan, packing=packing)
         return {"problems": findings.problems, "entry": findings.entry}
 
     found = deal(plain["paths"], check, comm, "checked, file", progress)
@@ -82,10 +86,10 @@ def verify(
     return Report(plain["paths"], problems, plain["manifest"], entries)
 
 
-def _first(path: Path, along: str | None) -> tuple[Path, Contents] | None:
+def _first(path: Path, along: str | None, packing: Packing) -> tuple[Path, Contents] | None:
     """Return the first shard's contents, or None where it cannot be read, which its own check will say."""
     try:
-        return path, read_contents(path, along)
+        return path, read_contents(path, along, (), packing)
     except DataError:
         return None
 
@@ -98,7 +102,7 @@ def _membership(pattern: str, paths: Sequence[str], known: Mapping[str, Any], ma
     return extra + lost
 
 
-def write_manifest(pattern: str, along: str | None, comm: Communicator, progress: Progress) -> Path:
+def write_manifest(pattern: str, along: str | None, comm: Communicator, progress: Progress, packing: Packing = USUAL) -> Path:
     """Write the manifest of shards beside them, and return its path.
 
     Raises:
@@ -112,7 +116,7 @@ def write_manifest(pattern: str, along: str | None, comm: Communicator, progress
                 raise DataError(f"{pattern!r} names files in several folders; write a manifest for each folder by itself")
             paths = [str(path) for path in found]
     paths = json.loads(comm.broadcast_bytes(json.dumps(paths).encode()))
-    entries = deal(paths, lambda path: describe_file(Path(path), along), comm, "described, file", progress)
+    entries = deal(paths, lambda path: describe_file(Path(path), along, (), packing), comm, "described, file", progress)
     goal = Path(paths[0]).parent / NAME
     with comm.together():
         if comm.rank == 0:

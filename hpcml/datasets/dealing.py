@@ -20,6 +20,7 @@ from hpcml.data.index import Shard
 from hpcml.data.journal import Journal
 from hpcml.data.manifest import build_manifest
 from hpcml.data.shards import find_shards
+from hpcml.data.variable import USUAL, Packing
 from hpcml.errors import HpcmlError
 
 Progress = Callable[[str, int, int], None]
@@ -51,8 +52,14 @@ class Opened:
         return [[shard.path, shard.size, shard.mtime_ns] for shard in self.rows.shards]
 
 
-def open_all(pattern: str | Sequence[str], along: str | None, comm: Communicator) -> Opened:
+def open_all(pattern: str | Sequence[str], along: str | None, comm: Communicator, packing: Packing = USUAL) -> Opened:
     """Find shards and return all their row fields as one row space.
+
+    Args:
+        pattern: as `find_shards` takes it.
+        along: the field whose length is the number of rows.
+        comm: all ranks.
+        packing: the names that hold rows of variable length.
 
     Raises:
         ShardError: on every rank, for shards that cannot be read or are not alike.
@@ -60,22 +67,22 @@ def open_all(pattern: str | Sequence[str], along: str | None, comm: Communicator
     found: dict[str, Any] = {}
     with comm.together():
         if comm.rank == 0:
-            found = _look(find_shards(pattern), along)
+            found = _look(find_shards(pattern), along, packing)
     found = json.loads(comm.broadcast_bytes(json.dumps(found).encode()))
     shards = [Shard(*shard) for shard in found["shards"]]
     with comm.together():
-        rows = AllRows(shards, read_contents(shards[0].path, along, found["common"]))
+        rows = AllRows(shards, read_contents(shards[0].path, along, found["common"], packing))
     return Opened(rows, tuple(found["notes"]))
 
 
-def _look(paths: Sequence[Path], along: str | None) -> dict[str, Any]:
+def _look(paths: Sequence[Path], along: str | None, packing: Packing) -> dict[str, Any]:
     """Return shards, the names of data sets without rows, and notes, as plain data."""
-    found = {path: read_contents(path, along) for path in paths}
+    found = {path: read_contents(path, along, (), packing) for path in paths}
     # A data set that has rows in one shard and none in another has none: its length was that shard's by chance.
     common = sorted({name for contents in found.values() for name in contents.common})
-    found = {
-        path: contents if set(common) == set(contents.common) else read_contents(path, along, common) for path, contents in found.items()
-    }
+    for path, contents in found.items():
+        if set(common) != set(contents.common):
+            found[path] = read_contents(path, along, common, packing)
     first = found[paths[0]]
     shards, notes = [], [f"attribute {name!r} points to objects and is left out" for name in first.references]
     notes += [

@@ -15,6 +15,7 @@ import numpy as np
 
 from hpcml.comm.communicator import Communicator
 from hpcml.data.allrows import read_rows
+from hpcml.data.contents import Contents
 from hpcml.data.copying import decorator
 from hpcml.data.gathering import (
     UNIT_BYTES,
@@ -38,6 +39,7 @@ from hpcml.data.packed import count_entries, packed_of
 from hpcml.data.rowsum import RowSum
 from hpcml.data.shards import open_file
 from hpcml.data.splitting import assign
+from hpcml.data.variable import USUAL
 from hpcml.data.writer import RowWriter
 from hpcml.datasets.dealing import Opened, Progress, begin, deal_once, finish, kept_or_gone
 from hpcml.errors import ConfigError, DataError
@@ -176,7 +178,7 @@ def _rewrite(
     progress: Progress,
 ) -> Made:
     """Write new row i from old row order[i], prove it, and give the files their names."""
-    journal = Journal(goal, {**told, "inputs": opened.identity(), **wish.plain()})
+    journal = Journal(goal, {**told, **_packing_plain(opened.contents), "inputs": opened.identity(), **wish.plain()})
     spans = {output.name: output for output in outputs}
     if begin(journal, list(spans), comm):
         return Made(load_manifest(goal / NAME)["files"], True)
@@ -203,13 +205,13 @@ def _sum_inputs(opened: Opened, journal: Journal, comm: Communicator, progress: 
     pieces = {f"sources-{i:05d}": shards for i, shards in enumerate(_bundled(opened.rows.shards))}
 
     def sum_files(name: str) -> Mapping[str, Any]:
-        whole = RowSum()
+        whole, fields = RowSum(), opened.contents.fields
         for shard in pieces[name]:
             with open_file(shard.path) as file:
-                chunks = [getattr(file[field], "chunks", None) for field in opened.contents.fields]  # each file's own; groups have none
-                chunk = max((one[0] for one in chunks if one), default=0)
-                for start, stop in row_blocks(replace(opened.contents, rows=shard.rows, chunk=chunk)):
-                    whole.add({field: read_rows(file, shard.path, field, start, stop) for field in opened.contents.fields})
+                chunks = [getattr(file[field], "chunks", None) for field in fields]  # each file's own; groups have none
+                own = replace(opened.contents, rows=shard.rows, chunk=max((one[0] for one in chunks if one), default=0))
+                for start, stop in row_blocks(own):
+                    whole.add({field: read_rows(file, shard.path, field, start, stop, kind) for field, (_, kind) in fields.items()})
         return whole.plain()
 
     whole = RowSum()
@@ -245,7 +247,7 @@ def _directly(
         with RowWriter(path, rows, contents.fields, layout=layout, decorate=decorate, entries=entries) as writer:
             for position, arrays in take_ascending(opened.rows, order[output.start : output.stop], block):
                 writer.write(position, arrays)
-        return describe_file(path, along, contents.common)
+        return describe_file(path, along, contents.common, contents.packing)
 
     return deal_once(list(spans), write, journal, comm, "written, file", progress)
 
@@ -269,10 +271,15 @@ def _by_spills(
         rows, entries = output.stop - output.start, count_entries(contents.fields, arrays)
         with RowWriter(path, rows, contents.fields, layout=layout, decorate=decorate, entries=entries) as writer:
             writer.write(0, arrays)
-        return describe_file(path, along, contents.common)
+        return describe_file(path, along, contents.common, contents.packing)
 
     deal_once(list(cuts), spill, journal, comm, "spilled, unit", progress)
     return deal_once(list(spans), write, journal, comm, "written, file", progress)
+
+
+def _packing_plain(contents: Contents) -> dict[str, Any]:
+    """Return the names that hold rows of variable length for the journal, nothing where they are the usual ones."""
+    return {} if contents.packing.kinds == USUAL.kinds else {"packing": contents.packing.kinds}
 
 
 def _everywhere(error: Any) -> Any:

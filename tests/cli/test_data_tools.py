@@ -7,6 +7,7 @@ import resource
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -33,6 +34,21 @@ def test_every_tool_has_help_with_an_example(capsys):
     for tool in TOOLS:
         assert main(["data", tool, "--help"]) == 0
         assert f"hpcml data {tool} " in capsys.readouterr().out.partition("example")[2]
+
+
+def test_the_names_of_ragged_rows_are_told_as_a_job_tells_them(capsys, mpirun, tmp_path):
+    from hpcml.cli.main import main
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["hits/v"], file["hits/s"], file["y"] = np.arange(6.0), np.array([0, 2, 2, 6]), np.arange(3)
+    assert main(["data", "inspect", str(tmp_path / "a.h5"), "--ragged", "v,s"]) == 0
+    assert "hits: 3 ragged rows of up to 4 entries" in capsys.readouterr().out
+    said = mpirun(2, "data", "reshard", "a.h5", "--ragged", "v, s", "--shuffle", "1", "--out", "out", cwd=tmp_path).check().stdout
+    assert said.startswith("wrote 3 rows in 1 shards")
+    with h5py.File(tmp_path / "out" / "part-00000.h5") as file:
+        assert sorted(np.diff(file["hits/s"][:])) == [0, 2, 4]
+    assert main(["data", "inspect", str(tmp_path / "a.h5"), "--ragged", "v"]) == 2
+    assert "--ragged 'v' has 1 names, expected 2, such as values,offsets" in capsys.readouterr().err
 
 
 def test_the_tools_in_a_row_give_the_same_files_on_one_and_three_ranks(mpirun, tmp_path):

@@ -16,7 +16,7 @@ from hpcml.data import open_shards
 from hpcml.data.layout import Layout, parse_layout
 from hpcml.data.packed import Packed, read_packed
 from hpcml.data.rowsum import row_hashes
-from hpcml.data.variable import Packing
+from hpcml.data.variable import RAGGED, SPARSE, Packing
 from hpcml.datasets import rewriting
 from hpcml.datasets.checking import statistics, verify, write_manifest
 from hpcml.datasets.dealing import open_all
@@ -185,6 +185,37 @@ def test_a_file_of_nothing_but_sparse_rows_at_its_root_is_one_too(world, tmp_pat
     assert world(1, lambda comm: verify(str(tmp_path / "out/*.h5"), comm, quiet))[0].problems == []
 
 
+NAMED = Packing(sparse=("v", "deep/c", "s"), ragged=("w", "o"))
+
+
+def test_rows_under_other_names_are_those_under_the_usual_ones(world, tmp_path, contents):
+    write(tmp_path / "in", indices=np.int64)
+    pattern, wish = str(tmp_path / "in/*.h5"), Wish(files=2, seed=3)
+    truth = world(2, lambda comm: reshard(open_all(pattern, None, comm), tmp_path / "usual", wish, comm, quiet))
+    usual = {"X": (SPARSE, NAMED.sparse), "hits": (RAGGED, NAMED.ragged)}
+    for path in (tmp_path / "in").iterdir():
+        with h5py.File(path, "a") as file:
+            for field, (names, others) in usual.items():
+                for old, new in zip(names, others, strict=True):
+                    file.move(f"{field}/{old}", f"{field}/{new}")
+
+    def program(comm):
+        opened = open_all(pattern, None, comm, NAMED)
+        made = reshard(opened, tmp_path / f"named-{comm.size}", wish, comm, quiet)
+        return made.total.plain(), statistics(opened, comm, quiet)["fields"]["hits"]["mean"]
+
+    found = [world(ranks, program)[0] for ranks in (1, 3)]
+    assert found[0] == found[1]
+    assert found[0][0] == truth[0].total.plain()
+    assert contents(tmp_path / "named-1") == contents(tmp_path / "named-3")
+    for path in (tmp_path / "named-1").glob("*.h5"):
+        with h5py.File(path) as file, h5py.File(tmp_path / "usual" / path.name) as other:
+            for field, (names, others) in usual.items():
+                for old, new in zip(names, others, strict=True):
+                    np.testing.assert_array_equal(file[f"{field}/{new}"][:], other[f"{field}/{old}"][:])
+    assert world(2, lambda comm: verify(str(tmp_path / "named-1/*.h5"), comm, quiet, packing=NAMED))[0].problems == []
+
+
 @given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=12), seed=st.integers(0, 99), wide=st.booleans(), big=st.booleans())
 def test_a_row_has_the_same_bytes_in_any_place_order_and_dtype_of_columns(tmp_path_factory, lengths, seed, wide, big):
     random = np.random.default_rng(seed)
@@ -194,8 +225,8 @@ def test_a_row_has_the_same_bytes_in_any_place_order_and_dtype_of_columns(tmp_pa
     with h5py.File(path, "w") as file:
         file["data"], file["indptr"] = entries.astype(">f4" if big else "<f4"), edges
         file["indices"] = columns.astype(np.int64 if wide else np.uint8)
-        rows = np.concatenate([read_packed(file, i, i + 1) for i in range(len(lengths))])
-        np.testing.assert_array_equal(rows, read_packed(file, 0, len(lengths)))
+        rows = np.concatenate([read_packed(file, i, i + 1, SPARSE) for i in range(len(lengths))])
+        np.testing.assert_array_equal(rows, read_packed(file, 0, len(lengths), SPARSE))
     expected = [entries[a:b].tobytes() + columns[a:b].tobytes() for a, b in pairwise(edges)]
     assert rows.tolist() == expected
     packed = Packed(("data", "indices", "indptr"), ("<f4", "<i8", "<i8"), (2,), 9, 1)
