@@ -26,7 +26,13 @@ from hpcml.datasets.importing import import_sources
 from hpcml.datasets.rewriting import Wish, reshard, split
 from tests.datasets.conftest import quiet
 
-SMALL = ((csvfile, "BATCH", 16), (ranges, "RANGE_BYTES", 1000), (gathering, "BLOCK_BYTES", 100), (rewriting, "UNIT_BYTES", 900))
+SMALL = (
+    (csvfile, "BATCH", 16),
+    (ranges, "RANGE_BYTES", 1000),
+    (gathering, "BLOCK_BYTES", 100),
+    (rewriting, "UNIT_BYTES", 900),
+    (rewriting, "BUNDLE_FILES", 1),
+)
 """Constants that make little data go the ways of much: (module, name, value)."""
 
 SHARES = {"train": 0.7, "validation": 0.2, "test": 0.1}
