@@ -141,7 +141,7 @@ def test_workers_begin_with_the_optimizer_state_of_the_warm_start():
 
 
 def test_a_warm_start_without_a_step_is_refused():
-    with pytest.raises(ConfigError, match="warm start of 0 steps"):
+    with pytest.raises(ConfigError, match="comes to 0 steps"):
         WarmStart(0, LocalSteps(3))
 
 

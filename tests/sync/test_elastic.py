@@ -165,7 +165,7 @@ def test_workers_of_a_group_hold_one_model_and_its_conits_count_from_meeting_to_
 
 WRONG = {
     "no period": (lambda: Elastic(0), "sync.every is 0"),
-    "no group": (lambda: Elastic(2, groups=0), "0 groups"),
+    "no group": (lambda: Elastic(2, groups=0), "sync.groups is 0"),
     "no movement": (lambda: Elastic(2, moving=0.0), "sync.moving is 0"),
     "too many groups": (lambda: job(Elastic(2, groups=7)), "there are 6 workers; give 6 groups or fewer"),
     "a centre that swings": (lambda: job(Elastic(2, groups=3, moving=1.5)), "swing apart from 1.5 on"),

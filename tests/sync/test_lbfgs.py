@@ -135,5 +135,5 @@ def test_a_start_without_a_loss_and_a_memory_of_nothing_are_refused_on_every_ran
 
     with pytest.raises(NumericsError, match="where L-BFGS begins"):
         simulated.run(2, nowhere)
-    with pytest.raises(ConfigError, match="keep 1 or more"):
+    with pytest.raises(ConfigError, match="keeps 1 pair or more"):
         simulated.run(2, forgetful)

@@ -143,7 +143,7 @@ def test_a_clock_closes_with_all_who_are_left():
 
 
 @pytest.mark.parametrize("spare", [1, 3])
-@pytest.mark.parametrize("servers", [0, 2])
+@pytest.mark.parametrize("servers", [None, 2])
 def test_a_race_is_computed_again_bit_for_bit_on_any_number_of_ranks(shards, tmp_path, spare, servers):
     plan = {"consistency": BSP(), "spare": spare, "servers": servers}
     first, measured = train(4, 2, shards, ParameterServer(**plan), saving=hpcml.Saving(tmp_path / "first"))
@@ -199,7 +199,7 @@ REFUSED = {
     "where clocks are not shared": ({"consistency": SSP(1), "spare": 1}, 'server.consistency = "bsp"'),
     "with groups": ({"consistency": BSP(), "spare": 1, "groups": 2}, "server.groups = 0"),
     "with taking over": ({"consistency": BSP(), "spare": 1, "stealing": True}, "server.stealing = false"),
-    "without gradients": ({"consistency": BSP(), "spare": 1, "worker": Downpour()}, "choose tap, bap or ssp"),
+    "without gradients": ({"consistency": BSP(), "spare": 1, "worker": Downpour()}, "server.consistency to tap, bap or ssp"),
 }
 
 
