@@ -20,6 +20,7 @@ from hpcml.data.roads import SCATTER_BYTES
 from hpcml.data.rows import Allocate, Filled, Rows, all_finite
 from hpcml.data.sampler import Sampler
 from hpcml.data.sizing import file_row_bytes
+from hpcml.data.storage import CONTIGUOUS
 from hpcml.data.windows import BYTES_AT_ONCE, Piece, WindowPlan, compact, group_pieces
 from hpcml.errors import DataError, ShardError
 
@@ -82,7 +83,9 @@ class Ring:
         self._lanes = Lanes([(dataset.index.x, self._memory.x), (dataset.index.y, self._memory.y), (dataset.weights, self._memory.weights)])
         # Rows that are longer in memory than in the file would be read in pieces too short for a disk.
         self._piece = max(1, PIECE_BYTES // max(1, min(self._memory.x[:1].nbytes, file_row_bytes(dataset.index))))
-        self._at_once = BYTES_AT_ONCE // max(1, self._memory.x[:1].nbytes)
+        # Chunks take so long to decode that Python does not count, and few long groups would leave a thread without work.
+        roads = {stored.road for shard in dataset.index.shards for _, stored in shard.fields}
+        self._at_once = BYTES_AT_ONCE // max(1, self._memory.x[:1].nbytes) if roads == {CONTIGUOUS} else 0
         if sampler.shuffle == "none":
             self._piece = max(1, min(self._piece, self._count))  # windows hold several batches: a failure should not cover them all
         self._flat = list(self._memory.x.reshape(len(self._memory.x), -1))

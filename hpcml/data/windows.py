@@ -12,7 +12,7 @@ import numpy as np
 
 from hpcml.data.sampler import Window
 
-PIECES_AT_ONCE, BYTES_AT_ONCE = 8, 1 << 22
+PIECES_AT_ONCE, BYTES_AT_ONCE = 8, 1 << 21
 """Pieces that a thread reads at once, unless they have more bytes: beside the reads, eight cost hardly more Python than one.
 Stopping waits for so many at most."""
 
@@ -50,7 +50,7 @@ def group_pieces(
 
     Args:
         pieces: (start, stop) rows, ascending.
-        rows: of a group at most, unless one piece has more.
+        rows: of a group at most, unless one piece has more; 0: each piece alone.
         is_dead: whether the piece that begins with a row is left out.
     """
     groups, dead, at, left = list[list[Piece]](), list[tuple[int, int]](), 0, 0
