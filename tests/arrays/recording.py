@@ -20,6 +20,8 @@ class Recorded(np.ndarray):
     launches: ClassVar[int] = 0
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **how):
+        if ufunc is np.matmul and Recorded.tape is not None:
+            raise NotImplementedError("calling cuBLAS as CuPy does is refused while a stream is captured")
         inputs, run = [plain(x) for x in inputs], getattr(ufunc, method)
         how = {name: plain(value) for name, value in how.items()}
         if out is None:

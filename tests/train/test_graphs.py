@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import hpcml
-from hpcml.arrays import aligned, fused, to_host
+from hpcml.arrays import aligned, fused, products, to_host
+from hpcml.arrays.graph import StraightProducts
 from hpcml.errors import ConfigError
 from hpcml.nn import (
     BFLOAT16,
@@ -29,10 +30,13 @@ from hpcml.nn import (
     transformer,
 )
 from hpcml.nn.arena import Arena
+from hpcml.nn.context import Context
 from hpcml.nn.layers.layer import Layer
 from hpcml.train.graphs import WARM_UP, Graphs, graphs_of
+from tests.arrays.blas_in_columns import install
 from tests.arrays.host_blocks import compile_kernels
 from tests.arrays.recording import HostRecorder, Recorded, note, plain, recorded
+from tests.arrays.test_graph import Library
 from tests.small import CLASSES, WIDTH, Stop, rows, write_shard
 
 TOKENS = 11
@@ -52,6 +56,11 @@ def device(monkeypatch):
     monkeypatch.setattr(Arena, "_show", lambda self, side, vector, length: show(self, side, recorded(vector), length))
     for module in ("hpcml.nn.workspace", "hpcml.nn.arena", "hpcml.nn.draws", "hpcml.nn.layers.patches"):
         monkeypatch.setattr(f"{module}.aligned", lambda shape, dtype: recorded(aligned(shape, dtype)))
+    straight = StraightProducts(7, Library(install(monkeypatch)), lambda: 3, np.zeros(8, np.uint8)).multiply
+    monkeypatch.setattr(products, "address", lambda x: plain(x).ctypes.data)
+    monkeypatch.setattr(Context, "multiply", property(lambda self: lambda *given: note(lambda: straight(*given)), lambda self, value: None))
+    for module in ("sums", "attention"):
+        monkeypatch.setattr(f"hpcml.nn.layers.{module}.on_device", lambda x: True)
     monkeypatch.setattr(fused, "PARTS", 2)  # threads are slow to make on the host
     monkeypatch.setattr("hpcml.nn.losses.loss._require_arrays", lambda *given: None)  # which reads weights on the host alone
     monkeypatch.setattr(Recorded, "launches", 0)
