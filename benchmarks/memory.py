@@ -19,6 +19,8 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from ranks import command
+
 RESULTS = Path(__file__).parent / "results" / "memory.json"
 
 
@@ -34,10 +36,12 @@ def main() -> int:
     found = {}
     for name, limit in (("own copies", "0"), ("one copy a node", "")):
         with tempfile.TemporaryDirectory() as folder:
-            mpirun = Path(sys.executable).with_name("mpirun")
-            command = [str(mpirun) if mpirun.exists() else "mpirun", "-n", str(args.ranks), sys.executable, *sys.argv, "--folder", folder]
             text = subprocess.run(
-                command, check=True, env=os.environ | {"HPCML_SHARED_BYTES": limit}, capture_output=True, text=True
+                command(args.ranks, "--folder", folder),
+                check=True,
+                env=os.environ | {"HPCML_SHARED_BYTES": limit},
+                capture_output=True,
+                text=True,
             ).stdout
             found[name] = json.loads(text)
             grown, vector = found[name]["grown"] / 1e6, found[name]["vector"] / 1e6

@@ -13,11 +13,11 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
+
+from ranks import start_in_folder
 
 RESULTS = Path(__file__).parent / "results" / "server.json"
 
@@ -34,10 +34,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.folder:
         return measure(args)
-    mpirun = Path(sys.executable).with_name("mpirun")
-    with tempfile.TemporaryDirectory() as folder:
-        command = [str(mpirun) if mpirun.exists() else "mpirun", "-n", str(args.ranks), sys.executable, *sys.argv, "--folder", folder]
-        return subprocess.run(command, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+    return start_in_folder(args.ranks)
 
 
 def measure(args: argparse.Namespace) -> int:

@@ -17,11 +17,11 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from ranks import start_in_folder
 from workloads import WORKLOADS
 
 ALONE, FUSED_ALONE = "hpcml exact, one rank", "hpcml exact, fused, one rank"
@@ -45,10 +45,7 @@ def main() -> int:
         return tell_memory(args.memory_of, work, Path(args.folder))
     if args.folder:
         return measure(args, work)
-    mpirun = Path(sys.executable).with_name("mpirun")
-    with tempfile.TemporaryDirectory() as folder:
-        command = [str(mpirun) if mpirun.exists() else "mpirun", "-n", str(args.ranks), sys.executable, *sys.argv, "--folder", folder]
-        return subprocess.run(command, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+    return start_in_folder(args.ranks)
 
 
 def measure(args: argparse.Namespace, work) -> int:

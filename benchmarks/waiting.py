@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ranks import start
 
 if TYPE_CHECKING:
     from hpcml.comm.communicator import Communicator
@@ -39,9 +39,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.rank:
         return measure(args)
-    mpirun = Path(sys.executable).with_name("mpirun")
-    command = [str(mpirun) if mpirun.exists() else "mpirun", "-n", str(args.ranks), sys.executable, *sys.argv, "--rank"]
-    return subprocess.run(command, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode
+    return start(args.ranks, "--rank")
 
 
 def measure(args: argparse.Namespace) -> int:

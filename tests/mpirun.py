@@ -118,6 +118,16 @@ class Child:
                 found[int(rank)] = pid
         return found
 
+    @property
+    def running(self) -> bool:
+        """Whether the command has not ended yet."""
+        return self._process.poll() is None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start of the command."""
+        return time.monotonic() - self._start
+
     def wait(self, timeout: float) -> Result:
         """Return how the command ended; at the time limit every rank prints its stacks and everything is killed.
 
@@ -125,13 +135,12 @@ class Child:
             timeout: seconds from the start of the command.
         """
         try:
-            code = self._process.wait(max(0.0, self._start + timeout - time.monotonic()))
+            code = self._process.wait(max(0.0, timeout - self.seconds))
         except subprocess.TimeoutExpired:
             self._ask_for_stacks()
             code = TIMED_OUT
         self.kill()
-        seconds = time.monotonic() - self._start
-        return Result(code, _text(self._out), _text(self._err), seconds)
+        return Result(code, _text(self._out), _text(self._err), self.seconds)
 
     def kill(self) -> None:
         """End every process of the command at once; does nothing if all have ended."""

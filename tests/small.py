@@ -13,7 +13,7 @@ import numpy as np
 
 from hpcml import Hook, Trainer
 from tests.mpirun import Result
-from tests.mpirun import mpirun as run_mpirun
+from tests.standing import hpcml
 
 LENGTHS = (20, 25, 16)
 WIDTH, CLASSES = 4, 3
@@ -42,10 +42,7 @@ class Job:
         self.folder = folder
         self.config = folder / "job.toml"
         self.config.write_text(TOML)
-        x, y = rows(sum(LENGTHS))
-        edges = np.cumsum([0, *LENGTHS])
-        for number, (first, last) in enumerate(pairwise(edges)):
-            write_shard(self.shard(number), x[first:last], y[first:last])
+        write_shards(folder, *LENGTHS)
         write_shard(folder / "test-0.h5", *rows(21, seed=2))
 
     def shard(self, number: int) -> Path:
@@ -58,8 +55,8 @@ class Job:
         return self.hpcml(ranks, "train", self.config, "--run", run, *words, *options, **how)
 
     def hpcml(self, ranks: int, *words: Any, **how: Any) -> Result:
-        """Run `mpirun -n ranks hpcml ...` in the folder."""
-        return run_mpirun(ranks, *words, cwd=self.folder, **({"timeout": 30} | how))
+        """Run `hpcml ...` in the folder on so many ranks of a world that stands."""
+        return hpcml(ranks, *words, cwd=self.folder, **({"timeout": 30} | how))
 
     def summary(self, run: str = "run") -> dict[str, Any]:
         """What a run's summary.json holds."""
@@ -100,6 +97,14 @@ def rows(n: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     y = np.arange(n) % CLASSES
     x = random.normal(0, 0.5, (n, WIDTH)) + np.eye(CLASSES, WIDTH)[y] * 2
     return x.astype(np.float32), y
+
+
+def write_shards(folder: Path, *lengths: int) -> str:
+    """Write rows(sum(lengths)) as train-0.h5, train-1.h5, ... of these lengths, and return their pattern."""
+    x, y = rows(sum(lengths))
+    for number, (first, last) in enumerate(pairwise(np.cumsum([0, *lengths]))):
+        write_shard(folder / f"train-{number}.h5", x[first:last], y[first:last])
+    return str(folder / "train-*.h5")
 
 
 def write_shard(path: Path, x: np.ndarray, y: np.ndarray | None, **more: np.ndarray) -> None:

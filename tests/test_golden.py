@@ -41,6 +41,11 @@ JOBS = {
 """Job -> (epochs, training loss after them, what the test metrics must reach). The convolutional network runs whole: 5 seconds."""
 
 
+def test_every_job_is_trained(repository):
+    """jobs/text.toml by tests/test_text_job.py, for it needs rows of its own."""
+    assert {path.stem for path in (repository / "jobs").glob("*.toml")} == {"digits", "text", *JOBS}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
 def test_every_job_learns_as_it_always_did(job, mpirun, repository, tmp_path):

@@ -12,10 +12,10 @@ import pytest
 from tests.mpirun import Child, clean_environment, start
 
 HANG = """
-import sys, time
+import pathlib, sys
 from mpi4py import MPI
 def waiting_for_nobody():
-    print("up", MPI.COMM_WORLD.rank, flush=True)
+    pathlib.Path(sys.argv[0]).with_name(f"up-{MPI.COMM_WORLD.rank}").touch()
     MPI.COMM_WORLD.Recv(bytearray(1), source=(MPI.COMM_WORLD.rank + 1) % MPI.COMM_WORLD.size)
 waiting_for_nobody()
 """
@@ -48,6 +48,25 @@ def deaf_wait():
 """
 
 
+def wait_for(child, folder, n):
+    """Wait until n files say that who hangs has got so far."""
+    while len(list(folder.glob("up-*"))) < n and child.seconds < 40:
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def hanging(tmp_path):
+    """Start n ranks that wait for each other, and return them once they do."""
+    (tmp_path / "hang.py").write_text(HANG)
+
+    def run(n):
+        child = start(n, tmp_path / "hang.py")
+        wait_for(child, tmp_path, n)
+        return child
+
+    return run
+
+
 @pytest.fixture
 def suite(tmp_path, repository):
     """Run one test of SUITE in a world of n ranks with the project's own conftest and settings."""
@@ -55,7 +74,7 @@ def suite(tmp_path, repository):
 
     def run(n, name, *options, timeout=45):
         words = ["-m", "pytest", "-c", repository / "pyproject.toml", "-p", "tests.conftest", "-p", "no:cacheprovider", *options]
-        return start(n, *words, f"{tmp_path}/test_suite.py::{name}", cwd=repository).wait(timeout)
+        return start(n, *words, f"{tmp_path}/test_suite.py::{name}", cwd=repository, env={"HPCML_TEST_GRACE": "2"}).wait(timeout)
 
     return run
 
@@ -67,26 +86,20 @@ def test_every_rank_runs_and_is_known_by_its_number(tmp_path):
     assert sorted(out.split("\n"))[-3:] == ["rank 0 of 3", "rank 1 of 3", "rank 2 of 3"]
 
 
-def test_the_limit_prints_the_stacks_of_every_rank_and_leaves_nobody(tmp_path):
-    script = tmp_path / "hang.py"
-    script.write_text(HANG)
-    child = start(3, script)
-    result = child.wait(6)
+def test_the_limit_prints_the_stacks_of_every_rank_and_leaves_nobody(hanging):
+    child = hanging(3)
+    begin = child.seconds
+    result = child.wait(begin)
     assert result.timed_out
     assert result.stderr.count("waiting_for_nobody") == 3, result.stderr
     assert child.ranks() == {}
-    assert result.seconds < 15
+    assert result.seconds - begin < 10
 
 
-def test_one_rank_can_be_found_and_killed_and_the_world_ends(tmp_path):
-    script = tmp_path / "hang.py"
-    script.write_text(HANG)
-    child = start(2, script)
-    deadline = time.monotonic() + 20
-    while len(child.ranks()) < 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
+def test_one_rank_can_be_found_and_killed_and_the_world_ends(hanging):
+    child = hanging(2)
     os.kill(child.ranks()[1], signal.SIGKILL)
-    result = child.wait(30)
+    result = child.wait(child.seconds + 30)
     assert not result.timed_out
     assert result.returncode != 0
 
@@ -100,8 +113,10 @@ def test_the_environment_of_a_running_mpi_does_not_leak(monkeypatch):
     assert env["EXTRA"] == "yes"
 
 
-def test_a_child_without_mpi_prints_its_stacks_too():
-    result = Child([sys.executable, "-c", "import time\ndef doze(): time.sleep(100)\ndoze()"]).wait(1)
+def test_a_child_without_mpi_prints_its_stacks_too(tmp_path):
+    child = Child([sys.executable, "-c", f"import time\ndef doze(): open('{tmp_path}/up-0', 'w').close(); time.sleep(100)\ndoze()"])
+    wait_for(child, tmp_path, 1)
+    result = child.wait(0)
     assert result.timed_out
     assert "in doze" in result.stderr
 
@@ -121,7 +136,7 @@ def test_a_failure_on_one_rank_ends_the_world_with_its_traceback(suite):
 
 
 def test_a_hanging_test_prints_the_stacks_of_every_rank(suite):
-    result = suite(3, "test_hangs", "-o", "faulthandler_timeout=3")
+    result = suite(3, "test_hangs", "-o", "faulthandler_timeout=1")
     assert result.returncode not in (0, 124)
     assert result.stderr.count("in deaf_wait") == 3, result.stderr
 

@@ -158,7 +158,8 @@ def go_on(trainer: Trainer, found: Checkpoint | None) -> None:
             restore(trainer.sync.worker_state(worker), found.worker(worker), device)
     trainer.sync.settle()
     then, now = found.manifest["conditions"], conditions()
-    changed = [f"{key} {then[key]} then, {now[key]} now" for key in now if then.get(key) != now[key]]
+    # What one of them alone tells of is in the run's identity, where it matters: a process remembers the fused steps of an earlier run.
+    changed = [f"{key} {then[key]} then, {now[key]} now" for key in now if key in then and then[key] != now[key]]
     if changed:
         trainer.notes.append(f"the checkpoint was computed under other conditions, so its bits cannot be promised on: {'; '.join(changed)}")
     trainer.count, trainer.epoch, trainer.position = found.step, found.manifest["epoch"], found.manifest["position"]

@@ -214,6 +214,7 @@ LIMITED = """
 import resource, sys
 from hpcml.train import init
 init()  # MPI needs files of its own
+sys.dont_write_bytecode = True  # Python would keep what the limit leaves of it
 resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
 from hpcml.cli.main import main
 sys.exit(main())

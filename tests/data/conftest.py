@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,10 @@ import h5py
 import numpy as np
 import pytest
 
+from hpcml.data import Sampler, open_shards
+from hpcml.data.dataset import ShardedDataset
+
+LENGTHS = [23, 4, 31, 12]
 MakeShards = Callable[..., list[Path]]
 
 
@@ -40,3 +47,34 @@ def truth() -> Callable[..., np.ndarray]:
 def x_of(rows: Sequence[int] | np.ndarray, width: int = 3) -> np.ndarray:
     """Return x of some rows of `make_shards`, as float32."""
     return (np.asarray(rows)[:, None] + np.arange(width) / 8).astype(np.float32)
+
+
+@pytest.fixture
+def data(make_shards: MakeShards) -> Iterator[ShardedDataset]:
+    """Four shards of LENGTHS."""
+    with open_shards(make_shards(LENGTHS)) as dataset:
+        yield dataset
+
+
+@pytest.fixture
+def sampler(data: ShardedDataset) -> Sampler:
+    """Batches of 16 rows of those shards for four workers."""
+    return Sampler(data.shard_rows, 16, 4, 7, block=4, window=3)
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    """Require that all threads of loaders end with the test."""
+    yield
+    assert all_threads_end()
+
+
+def all_threads_end() -> bool:
+    """Wait until no thread of a loader is left; they were told to end, and need not have got a core yet."""
+    begin = time.perf_counter()
+    while [thread for thread in threading.enumerate() if thread.name in ("hpcml-loader", "hpcml-reader")]:
+        gc.collect()  # a generator in a cycle may hold them
+        time.sleep(0.001)
+        if time.perf_counter() - begin > 5:
+            return False
+    return True

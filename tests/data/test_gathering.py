@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcml.data.gathering import (
@@ -45,7 +45,8 @@ def test_ascending_rows_are_taken_and_no_row_is_read_twice(rows, seed, block, sh
     assert all(start // block == (stop - 1) // block for start, stop in source.runs)
 
 
-@given(rows=st.integers(1, 80), size=st.integers(1, 30), files=st.integers(1, 9), seed=st.integers(0, 50))
+@settings(max_examples=30)
+@given(rows=st.integers(1, 80), size=st.integers(3, 30), files=st.integers(1, 9), seed=st.integers(0, 50))
 def test_spills_give_every_file_its_rows_in_order(tmp_path_factory, rows, size, files, seed):
     folder = tmp_path_factory.mktemp("spills")
     source, order = Memory(rows), shuffled(rows, seed)

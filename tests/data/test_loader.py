@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import subprocess
 import sys
-import threading
 import time
 import tracemalloc
 
-import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -19,9 +16,10 @@ from hpcml.data import rings
 from hpcml.data.dataset import ShardedDataset, open_shards
 from hpcml.data.loader import Loader
 from hpcml.data.sampler import SHUFFLES, Sampler
-from hpcml.errors import ConfigError, DataError, ShardError
+from hpcml.errors import ConfigError
+from tests.data.conftest import all_threads_end
 
-LENGTHS = [23, 4, 31, 12]
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
 
 def copied(batches):
@@ -31,33 +29,6 @@ def copied(batches):
         for step, parts in enumerate(batches)
         for batch in parts
     }
-
-
-def threads():
-    return [thread for thread in threading.enumerate() if thread.name in ("hpcml-loader", "hpcml-reader")]
-
-
-@pytest.fixture(autouse=True)
-def _no_thread_is_left():
-    yield
-    gc.collect()
-    assert not threads()
-
-
-@pytest.fixture
-def data(make_shards):
-    with open_shards(make_shards(LENGTHS)) as dataset:
-        yield dataset
-
-
-@pytest.fixture
-def sampler(data):
-    return Sampler(data.shard_rows, 16, 4, 7, block=4, window=3)
-
-
-def poison(path, row, value=np.nan, field="x"):
-    with h5py.File(path, "r+") as file:
-        file[field][row] = value
 
 
 @pytest.mark.parametrize("shuffle", SHUFFLES)
@@ -138,71 +109,6 @@ def test_the_memory_of_a_batch_comes_round_again(data, sampler):
     assert loader.nbytes > 0
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_rows_that_are_not_finite_mark_their_batch_and_no_other(make_shards, value):
-    paths = make_shards(LENGTHS)
-    poison(paths[2], 5, value)
-    with open_shards(paths) as data:
-        sampler = Sampler(data.shard_rows, 16, 4, 7, block=4, window=3)
-        found = {(s, b.worker): b.error for s, parts in enumerate(Loader(data, sampler, range(4)).batches(0)) for b in parts if b.error}
-        (where,) = found
-        assert 23 + 4 + 5 in sampler.rows_of(0, where[1], where[0])
-        assert isinstance(found[where], DataError)
-        for words in (f"epoch 0, step {where[0]}, worker {where[1]}", "'x'", "1 of 4 rows", f"{paths[2]} row 5"):
-            assert words in str(found[where])
-
-
-def test_many_bad_rows_are_counted_and_the_first_named(make_shards):
-    (path,) = make_shards([20], dtype="<f8", y_dtype="<f4")
-    poison(path, slice(2, 9), 1e300)
-    with open_shards(path) as data:
-        ((batch,),) = Loader(data, Sampler([20], 20, 1, 7), [0]).batches(0)
-        assert all(words in str(batch.error) for words in ("7 of 20", "row 2", "row 3", "row 4", "and 4 more", "float32"))
-        ((batch,),) = Loader(data, Sampler([20], 20, 1, 7), [0], dtype=np.float64).batches(0)
-        assert batch.error is None
-    poison(path, slice(2, 9), 1)
-    poison(path, 3, field="y")
-    with open_shards(path) as data:
-        ((batch,),) = Loader(data, Sampler([20], 20, 1, 7), [0]).batches(0)
-        assert "field 'y'" in str(batch.error)
-        assert "row 3" in str(batch.error)
-
-
-@pytest.mark.parametrize("first", [0, 2])
-def test_a_failed_read_marks_the_batches_that_hold_its_rows_from_whichever_step(data, sampler, monkeypatch, first):
-    monkeypatch.setattr(rings, "PIECE_BYTES", 24)
-    broken = {30, 31, 50}
-
-    def read(runs, *out):
-        if broken & {row for run in runs for row in range(*run)}:
-            raise ShardError(f"rows {runs[0][0]}:{runs[-1][1]} are broken")
-        ShardedDataset.scatter(data, runs, *out)
-
-    whole = {}
-    for begin in (0, first):
-        monkeypatch.setattr(data, "scatter", read)
-        batches = Loader(data, sampler, range(4)).batches(0, begin)
-        found = {(step, batch.worker): str(batch.error) for step, parts in enumerate(batches, begin) for batch in parts}
-        whole = whole or found
-        assert found == {key: error for key, error in whole.items() if key[0] >= begin}
-    for (step, worker), error in whole.items():
-        if broken & set(sampler.rows_of(0, worker, step).tolist()):
-            assert error.startswith(f"epoch 0, step {step}, worker {worker}: rows")
-    assert "None" in whole.values()
-
-
-def test_a_file_that_vanishes_between_epochs_marks_its_batches(make_shards):
-    paths = make_shards([8, 8])
-    with open_shards(paths) as data:
-        loader = Loader(data, Sampler([8, 8], 4, 1, 7, "none"), [0])
-        assert [b.error for (b,) in loader.batches(0)] == [None] * 4
-        data.close()
-        paths[1].unlink()
-        errors = [b.error for (b,) in loader.batches(1)]
-    assert "part-1.h5: was indexed but cannot be found" in str(errors[-1])
-    assert isinstance(errors[-1], ShardError)
-
-
 @pytest.mark.parametrize("leave", ["break", "close", "error", "drop"])
 def test_leaving_early_ends_the_thread_and_the_loader_goes_on(data, sampler, leave):
     loader = Loader(data, sampler, range(4))
@@ -218,33 +124,22 @@ def test_leaving_early_ends_the_thread_and_the_loader_goes_on(data, sampler, lea
             break
         if step == 1:
             break
-    begin = time.perf_counter()
     del batches
-    gc.collect()
-    assert time.perf_counter() - begin < 5
-    assert not threads()
+    assert all_threads_end()
     assert len(list(loader.batches(0))) == sampler.steps
     data.close()
     assert data.open_files == 0
 
 
 def test_leaving_does_not_wait_for_the_whole_window(data, sampler, monkeypatch):
+    read = []
     monkeypatch.setattr(rings, "PIECE_BYTES", 1)
-    monkeypatch.setattr(data, "scatter", lambda *out: (time.sleep(0.01), ShardedDataset.scatter(data, *out)))
-    batches = Loader(data, sampler, [0]).batches(0)
+    monkeypatch.setattr(data, "scatter", lambda *out: (read.append(1), time.sleep(0.01), ShardedDataset.scatter(data, *out)))
+    batches = Loader(data, sampler, [0], threads=1).batches(0)
     next(batches)
-    begin = time.perf_counter()
+    before = len(read)
     batches.close()
-    assert time.perf_counter() - begin < 0.3
-
-
-def test_what_goes_wrong_on_the_thread_reaches_the_consumer(data, sampler, monkeypatch):
-    def read(*_):
-        raise MemoryError("no room")
-
-    monkeypatch.setattr(data, "scatter", read)
-    with pytest.raises(MemoryError, match="no room"):
-        next(Loader(data, sampler, [0]).batches(0))
+    assert len(read) <= before + 2
 
 
 def test_a_second_epoch_at_once_is_refused(data, sampler):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from hpcml.data.shards import find_shards
+from hpcml.datasets import rewriting
+from hpcml.errors import DataError
 
 
 def quiet(what, done, total):
@@ -56,3 +58,21 @@ def shards(tmp_path):
             file["deep"].attrs["note"] = "a group"
             file.attrs["origin"] = "here"
     return str(tmp_path / "in" / "a-*.h5")
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Let the third file that is finished from now on meet an error; return the list of those that were begun, which grows."""
+    describe, calls = rewriting.describe_file, []
+
+    def dies_at_the_third(path, *args):
+        calls.append(path)
+        if len(calls) == 3:
+            raise DataError("the power is gone")
+        return describe(path, *args)
+
+    def arm():
+        monkeypatch.setattr(rewriting, "describe_file", dies_at_the_third)
+        return calls
+
+    return arm

@@ -106,17 +106,9 @@ def test_any_number_of_ranks_writes_the_same_bytes(resharded, contents, tmp_path
     assert not any(name.startswith(".") for name in made[0])
 
 
-def test_what_was_finished_is_kept_and_a_finished_set_is_not_made_again(resharded, contents, tmp_path, monkeypatch):
+def test_what_was_finished_is_kept_and_a_finished_set_is_not_made_again(resharded, contents, tmp_path, interrupted):
     resharded(tmp_path / "whole", Wish(files=6))
-    describe, calls = rewriting.describe_file, []
-
-    def dies_at_the_third(path, *args):
-        calls.append(path)
-        if len(calls) == 3:
-            raise DataError("the power is gone")
-        return describe(path, *args)
-
-    monkeypatch.setattr(rewriting, "describe_file", dies_at_the_third)
+    calls = interrupted()
     with pytest.raises(DataError, match="power"):
         resharded(tmp_path / "out", Wish(files=6))
     assert not list((tmp_path / "out").glob("*"))[1:]

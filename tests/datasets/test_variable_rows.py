@@ -108,18 +108,10 @@ def test_any_number_of_ranks_writes_the_same_bytes(resharded, contents, tmp_path
     assert made[0] == made[1] == made[2] == made[3]
 
 
-def test_what_was_finished_is_kept(resharded, contents, tmp_path, monkeypatch):
+def test_what_was_finished_is_kept(resharded, contents, tmp_path, interrupted):
     write(tmp_path / "in")
     resharded("whole", Wish(files=4))
-    describe, calls = rewriting.describe_file, []
-
-    def dies_at_the_third(path, *args):
-        calls.append(path)
-        if len(calls) == 3:
-            raise DataError("the power is gone")
-        return describe(path, *args)
-
-    monkeypatch.setattr(rewriting, "describe_file", dies_at_the_third)
+    calls = interrupted()
     with pytest.raises(DataError, match="power"):
         resharded("out", Wish(files=4))
     assert not list((tmp_path / "out").glob("*.h5"))

@@ -12,7 +12,7 @@ from hpcml.nn import Arena, Dense, Layer, Model, ReLU, Running
 from hpcml.nn.layers import zeros
 from hpcml.optim import LARS, SGD, AdamW, Clipped, Scratch, apply_whole
 from hpcml.train.checkpoint import sha256_of_weights
-from tests.small import CLASSES, WIDTH, rows, write_shard
+from tests.small import CLASSES, WIDTH, rows, write_shards
 
 KEEP = 0.75
 N, B, V = 61, 16, 4
@@ -53,11 +53,7 @@ def model(seed=3):
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shards")
-    x, y = rows(N)
-    for number, (first, last) in enumerate([(0, 20), (20, N)]):
-        write_shard(folder / f"train-{number}.h5", x[first:last], y[first:last])
-    return str(folder / "train-*.h5")
+    return write_shards(tmp_path_factory.mktemp("shards"), 20, N - 20)
 
 
 RULES = {

@@ -6,6 +6,8 @@ Letters: B rows of the global batch, V virtual workers, P ranks.
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,6 +87,13 @@ def test_stopped_after_any_step_on_4_it_goes_on_on_3_to_the_same_bits(shards, tm
     with pytest.raises(InterruptedError):
         train(4, 2, shards, rhythm, saving=hpcml.Saving(tmp_path, every=1), hooks=[Stop(stop)])
     assert train(3, 2, shards, rhythm, saving=hpcml.Saving(tmp_path, resume=True)) == train(1, 2, shards, rhythm)
+
+
+def test_a_resume_where_an_earlier_run_of_the_process_fused_steps_is_told_nothing_of_them(shards, tmp_path, monkeypatch):
+    train(1, 1, shards, saving=hpcml.Saving(tmp_path))
+    monkeypatch.setitem(sys.modules, "hpcml.arrays.fast", SimpleNamespace(NAME="numba"))
+    (notes,) = simulated.run(1, lambda comm: trainer(comm, shards, saving=hpcml.Saving(tmp_path, resume=True)).notes)
+    assert not any("conditions" in note for note in notes)
 
 
 @given(batch=st.integers(4, N), workers=st.integers(1, 4), ranks=st.integers(1, 4))

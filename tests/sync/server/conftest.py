@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.small import rows, write_shard
+from tests.small import write_shards
 from tests.sync.server.runs import N
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     """A pattern of two shards of 61 rows."""
-    folder = tmp_path_factory.mktemp("shards")
-    x, y = rows(N)
-    for number, (first, last) in enumerate([(0, 20), (20, N)]):
-        write_shard(folder / f"train-{number}.h5", x[first:last], y[first:last])
-    return str(folder / "train-*.h5")
+    return write_shards(tmp_path_factory.mktemp("shards"), 20, N - 20)
