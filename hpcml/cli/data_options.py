@@ -30,7 +30,9 @@ def add_tool(tools: Any, name: str, summary: str, description: str | None, examp
 def add_writing(parser: argparse.ArgumentParser) -> None:
     """Add the options of every tool that writes shards."""
     parser.add_argument("--out", metavar="DIR", required=True, help="the folder of the new shards and their manifest.json")
-    parser.add_argument("--rows-per-shard", metavar="ROWS", type=int, default=0, help="rows of a shard (default: about 256 MiB)")
+    parser.add_argument(
+        "--rows-per-shard", metavar="ROWS", type=int, default=0, help="rows of a shard (default: 16 shards, of 8 to 256 MiB each)"
+    )
     parser.add_argument("--chunk", metavar="ROWS", type=int, default=0, help="rows of a chunk (default: one piece, or 1 MiB under a codec)")
     parser.add_argument(
         "--codec", metavar="NAME", default="none", help="none, gzip, gzip:4, lzf; shuffle+gzip; with hdf5plugin: lz4, zstd, zstd:3, blosc"

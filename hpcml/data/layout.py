@@ -21,7 +21,18 @@ CHUNK_BYTES = 1 << 20
 """What a chunk holds unless told otherwise: large enough for a disk, small enough for a core's cache."""
 
 SHARD_BYTES = 256 << 20
-"""What a shard holds unless told otherwise: few files to open, and one fits in memory while it is put in order."""
+"""What a shard of a large set holds unless told otherwise: few files to open, and one fits in memory while it is put in order."""
+
+SMALL_SHARD_BYTES = 8 << 20
+"""What a shard of a small set holds at least unless told otherwise."""
+
+SHARDS = 16
+"""Files into which a set between the two is cut, so that several ranks write and read it, each its own."""
+
+
+def shard_bytes(total: int) -> int:
+    """Return the bytes of a shard of a set with so many bytes, for any number of ranks: SHARDS files, none too small or too large."""
+    return min(SHARD_BYTES, max(SMALL_SHARD_BYTES, -(-total // SHARDS)))
 
 
 @dataclass(frozen=True, slots=True)

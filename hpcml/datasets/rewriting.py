@@ -33,7 +33,7 @@ from hpcml.data.gathering import (
 )
 from hpcml.data.index import Shard
 from hpcml.data.journal import Journal, require_room
-from hpcml.data.layout import SHARD_BYTES, Layout
+from hpcml.data.layout import Layout, shard_bytes
 from hpcml.data.manifest import NAME, describe_file, load_manifest, row_blocks
 from hpcml.data.packed import count_entries, packed_of
 from hpcml.data.rowsum import RowSum
@@ -77,7 +77,7 @@ class Wish:
         """Cut new rows start to stop-1 into files."""
         if self.files:
             return cut_evenly(stem, start, stop, self.files)
-        return cut(stem, start, stop, self.rows or max(1, SHARD_BYTES // max(1, row_bytes)))
+        return cut(stem, start, stop, self.rows or max(1, shard_bytes((stop - start) * row_bytes) // max(1, row_bytes)))
 
     def plain(self) -> dict[str, Any]:
         """Return the wish as plain data, for the journal."""

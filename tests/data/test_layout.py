@@ -5,8 +5,20 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hpcml.data.layout import BLOCK_ROWS, CHUNK_BYTES, Layout, default_chunk, parse_layout
+from hpcml.data.layout import (
+    BLOCK_ROWS,
+    CHUNK_BYTES,
+    SHARD_BYTES,
+    SHARDS,
+    SMALL_SHARD_BYTES,
+    Layout,
+    default_chunk,
+    parse_layout,
+    shard_bytes,
+)
 from hpcml.data.writer import RowWriter
 from hpcml.errors import ConfigError
 
@@ -76,3 +88,12 @@ def test_an_error_while_attributes_are_written_leaves_nothing_behind(tmp_path):
     with pytest.raises(KeyError), RowWriter(tmp_path / "a.h5", 1, {"x": ((), "f4")}, decorate=decorate):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@given(total=st.integers(0, 1 << 45))
+def test_shards_are_as_many_as_ranks_like_unless_too_small_or_too_large(total):
+    size = shard_bytes(total)
+    files = -(-total // size)
+    assert SMALL_SHARD_BYTES <= size <= SHARD_BYTES
+    assert files <= SHARDS or size == SHARD_BYTES
+    assert files >= SHARDS - 1 or size == SMALL_SHARD_BYTES

@@ -13,8 +13,8 @@ from typing import Any
 
 from hpcml.errors import DataError
 
-RANGE_BYTES = 64 << 20
-"""Bytes of a range: some seconds of work for a scan, and independent of the number of ranks."""
+RANGE_BYTES = 8 << 20
+"""Bytes of a range: about a second of work for a scan, so that no rank waits long for the last; independent of the number of ranks."""
 
 READ_BYTES = 1 << 22
 
