@@ -80,7 +80,7 @@ def virtual_sources(path: Path, dataset: Any, look: Callable[[Path, Any], Any]) 
             sources.update({one.path: one for one in (source, *below)})
     each = dataset.size // len(mapped)
     if (mapped < each).any():
-        text = f"{np.maximum(each - mapped, 0).sum()} of {dataset.size} numbers have no source, they read as {dataset.fillvalue!r}"
+        text = f"{np.maximum(each - mapped, 0).sum()} of {dataset.size} numbers have no source, they read as {dataset.fillvalue}"
         raise ShardError(f"{path}: field {name!r} is virtual, and {text}; write the shard again")
     return tuple(sources.values())
 

@@ -224,7 +224,7 @@ def _absent_chunks(dataset: Any) -> int:
 
 def _refuse_unwritten(path: Path, dataset: Any, absent: int) -> None:
     """Refuse data sets, or parts of them, that were never written: HDF5 would make them up."""
-    name, what = dataset.name.lstrip("/"), f"read as {dataset.fillvalue!r}"
+    name, what = dataset.name.lstrip("/"), f"read as {dataset.fillvalue}"
     if not dataset.id.get_storage_size():
         raise ShardError(f"{path}: field {name!r} was created but never written, its rows {what}; write the shard again")
     if absent:

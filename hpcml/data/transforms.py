@@ -183,6 +183,8 @@ class Flip:
         """Keep both."""
         if not -len(x) <= self.axis < len(x):
             raise ConfigError(f"flip: rows of shape {x} have no axis {self.axis}")
+        if not 0 <= self.probability <= 1:
+            raise ConfigError(f"flip: probability is {self.probability}; it must lie between 0 and 1")
         return x, y
 
     def apply(self, x: np.ndarray, y: np.ndarray | None, draw: Draw | None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -201,6 +203,8 @@ class Noise:
 
     def shapes(self, x: Shape, y: Shape | None) -> tuple[Shape, Shape | None]:
         """Keep both."""
+        if not 0 <= self.deviation < np.inf:
+            raise ConfigError(f"noise: deviation is {self.deviation}; it must be 0 or more")
         return x, y
 
     def apply(self, x: np.ndarray, y: np.ndarray | None, draw: Draw | None) -> tuple[np.ndarray, np.ndarray | None]:

@@ -78,7 +78,8 @@ class Audit:
         """Judge the epoch that ends, on every rank, tell the data of its end, and return what there is to say of shards left out.
 
         Raises:
-            DataError: on every rank, if the rows used are not all rows exactly once, or a file changed while they were read.
+            DataError: on every rank, if the rows used are not all rows exactly once, a file changed while they were read,
+            or a quarantine leaves no shard to go on with.
         """
         total = self._ledger.vector()
         self._comm.all_reduce(total)
@@ -122,6 +123,9 @@ class Audit:
         told = sorted(reason for text in texts for reason in json.loads(text))
         self._loader.dead, self._broken = self._loader.dead | frozenset(broken), set()
         left_out = self.last["rows_left_out"]
+        if len(self._loader.dead) == len(self._data.index.shards):
+            reason = f" ({told[0][1].splitlines()[0]})" if told else ""
+            raise everywhere(DataError(f"{where}: no shard is left that can be read{reason}; write or copy the shards again"))
         names = ", ".join(self._data.index.shards[shard].path for shard in broken)
         why = told[0][1].splitlines()[0] if told else "found before this start"
         return [f"{where}: {left_out:,} rows could not be read and were left out; from now on without {names} ({why})"] if broken else []

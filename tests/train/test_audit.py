@@ -152,6 +152,17 @@ def test_without_a_quarantine_a_corrupt_shard_ends_the_run_on_every_rank(shards)
     assert simulated.run(2, program) == [True, True]
 
 
+def test_a_quarantine_that_leaves_no_shard_ends_the_run_on_every_rank(shards):
+    corrupt(shards / "1.h5")
+    index = open_shards(shards / "1.h5").index
+
+    def program(comm):
+        with pytest.raises(DataError, match=r"epoch 0: no shard is left that can be read \(.*1\.h5"):
+            trainer(index, comm, loading={"quarantine": True}).run(2)
+
+    simulated.run(2, program)
+
+
 def test_weights_of_rows_count_as_copies_of_the_rows(shards):
     """Weights 0, 1 and 2 give the gradient of a set with rows left out, once, and twice."""
     counts = np.random.default_rng(0).integers(0, 3, ROWS)

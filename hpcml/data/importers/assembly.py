@@ -60,7 +60,7 @@ def find_parts(sources: Sequence[str], options: Options) -> tuple[list[Spec], di
         options: how to read them.
 
     Raises:
-        DataError: for a source that is not there, or of a kind that cannot be told or mixed.
+        DataError: for a source that is not there, named twice, or of a kind that cannot be told or mixed.
     """
     specs: list[Spec] = []
     attributes: dict[str, list[str]] = {}
@@ -82,10 +82,21 @@ def find_parts(sources: Sequence[str], options: Options) -> tuple[list[Spec], di
             if field and kind not in ("npy", "idx"):
                 raise ConfigError(f"{source}: a field is named for arrays (NPY, IDX) only; tables and NPZ have names inside")
             specs.append({"kind": kind, "path": str(path), "field": field or "x"})
+    _refuse_twice(specs, sources)
     kinds = {spec["kind"] for spec in specs}
     if len(kinds) > 1 and not kinds <= {"npy", "idx", "npz"}:
         raise ConfigError(f"sources of different kinds ({', '.join(sorted(kinds))}) cannot be rows of one data set; import them one by one")
     return specs, attributes, notes
+
+
+def _refuse_twice(specs: Sequence[Spec], sources: Sequence[str]) -> None:
+    """Refuse a file that sources name twice for the same field."""
+    seen: set[tuple[str, str]] = set()
+    for spec in specs:
+        key = spec["field"], spec["path"]
+        if key in seen:
+            raise DataError(f"{spec['path']}: named twice by {list(sources)}; its rows would be there twice, so name it once")
+        seen.add(key)
 
 
 def kind_of(path: Path) -> str:

@@ -94,7 +94,7 @@ class ParquetPart:
         if self._file is None:
             pyarrow = require_pyarrow()
             try:
-                self._file = pyarrow.ParquetFile(self.path)
+                self._file = pyarrow.ParquetFile(self.path, page_checksum_verification=True)  # of files whose pages have checksums
             except (OSError, ValueError) as error:  # pyarrow's own errors are ValueError
                 raise DataError(f"{self.path}: is no Parquet file, or damaged ({error}); copy it again") from error
         return self._file
@@ -133,6 +133,9 @@ class ParquetPart:
         if values.null_count and (kind != "float" or self._options.missing is None):
             first = row + int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
             raise DataError(f"{self.path}: row {first}, column {name!r}: is empty; give --missing nan (or 0) if numbers may be missing")
+        if kind == "int" and (outside := self._beyond_int64(values)) is not None:
+            text = f"{self.path}: row {row + outside}, column {name!r}: {values[outside]} is a whole number that int64 cannot hold"
+            raise DataError(f"{text}; leave the column out, or write it as text")
         if kind == "float":
             bad = ~np.isfinite(self._numbers(values)) & ~values.is_null().to_numpy(zero_copy_only=False)
             if bad.any():
@@ -140,6 +143,13 @@ class ParquetPart:
                 raise DataError(
                     f"{self.path}: row {first}, column {name!r}: {values[int(bad.argmax())]} is not a finite {self._options.dtype} number"
                 )
+
+    def _beyond_int64(self, values: Any) -> int | None:
+        """Return the first row whose number only uint64 holds, or None."""
+        plain = values.dictionary_decode() if hasattr(values, "dictionary_decode") else values
+        numbers = np.asarray(plain.to_numpy(zero_copy_only=False))
+        high = numbers > np.iinfo(np.int64).max if numbers.dtype == np.uint64 else np.zeros(0, bool)
+        return int(high.argmax()) if high.any() else None
 
     def _numbers(self, values: Any) -> np.ndarray:
         plain = values.dictionary_decode() if hasattr(values, "dictionary_decode") else values

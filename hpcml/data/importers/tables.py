@@ -116,6 +116,12 @@ def _is_odd(text: str) -> bool:
     return "_" in text or not text.isascii() or not text.replace("\t", " ").isprintable()
 
 
+def _is_beyond_int64(text: str) -> bool:
+    """Return whether a text is a whole number, written without point or exponent, outside int64."""
+    digits = text.strip().lstrip("+-")
+    return digits.isdigit() and (len(digits.lstrip("0")) > 19 or not -(2**63) <= int(text) < 2**63)
+
+
 def to_numbers(cells: Sequence[str], dtype: np.dtype[Any], missing: float | None) -> np.ndarray:
     """Return cells of text as numbers, (n,) of a floating dtype.
 
@@ -162,6 +168,8 @@ def to_codes(cells: Sequence[str], kind: str, classes: Sequence[str], dtype: np.
     if kind == "int":
         return np.fromiter(map(int, cells), np.int64, len(cells))
     if kind == "float":
+        for row in (row for row, cell in enumerate(cells) if len(cell) > 18 and _is_beyond_int64(cell)):
+            raise CellError(row, f"{cells[row]!r} is a whole number beyond int64, and a float would merge it with others; leave it out")
         return to_numbers(cells, dtype, missing)
     codes = {name: code for code, name in enumerate(classes)}
     found = np.empty(len(cells), np.int64)
@@ -200,7 +208,7 @@ def settle(scans: Mapping[str, Mapping[str, Any]], options: Options) -> Settled:
     """Return what the scanned tables, path -> scan, are together.
 
     Raises:
-        DataError: if their columns differ, or a column of texts has too many.
+        DataError: if their columns differ, a column of texts has too many, or a text holds what HDF5 cannot.
     """
     first_path, first = next(iter(scans.items()))
     for path, scan in scans.items():
@@ -208,6 +216,7 @@ def settle(scans: Mapping[str, Mapping[str, Any]], options: Options) -> Settled:
             ours, theirs = set(scan["columns"]), set(first["columns"])
             what = f"has {sorted(ours - theirs)} and lacks {sorted(theirs - ours)}" if ours != theirs else "has them in another order"
             raise DataError(f"{path}: its columns are not those of {first_path}, it {what}; write all tables alike")
+        _refuse_nul(path, scan)
     roles = choose_roles(first_path, first["columns"], options)
     kinds, classes = {}, {}
     for column in roles.classed:
@@ -223,3 +232,10 @@ def settle(scans: Mapping[str, Mapping[str, Any]], options: Options) -> Settled:
                 raise DataError(f"{text}; that is no class, leave the column out")
             classes[column] = texts
     return Settled(roles, kinds, classes)
+
+
+def _refuse_nul(path: str, scan: Mapping[str, Any]) -> None:
+    """Refuse names and texts with a NUL character: HDF5 would end them there."""
+    texts = (text for listed in (scan["columns"], *scan["texts"].values()) for text in listed or () if "\0" in text)
+    for text in texts:
+        raise DataError(f"{path}: the text {text[:60]!r} holds a NUL character, which HDF5 cannot keep; remove it")

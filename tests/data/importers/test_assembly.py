@@ -47,6 +47,14 @@ def test_sources_of_different_kinds_and_misplaced_field_names_are_refused(tmp_pa
         find_parts([str(tmp_path / "gone.csv")], Options())
 
 
+def test_a_file_is_named_once_a_field(tmp_path):
+    for name in ("a.csv", "b.npy"):
+        (tmp_path / name).touch()
+    with pytest.raises(HpcmlError, match=r"a\.csv: named twice"):
+        find_parts([str(tmp_path / "*.csv"), str(tmp_path / "a.csv")], Options())
+    assert len(find_parts([f"x={tmp_path}/b.npy", f"z={tmp_path}/b.npy"], Options())[0]) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -120,6 +120,10 @@ def test_empty_cells_become_what_was_asked_for(tmp_path):
         ("a,b\n", ("has no rows",), {}),
         ("", ("is empty",), {}),
         (b"a,b\n1,2\n\xff\xfe,3\n", ("line 3 is not UTF-8",), {}),
+        ("a,b\n1,x\n1,y\0\n", ("'y\\x00' holds a NUL",), {"label": "b"}),
+        ("a,b\0\n1,2\n", ("'b\\x00' holds a NUL",), {}),
+        ("a,b\n1,9223372036854775807\n2,9223372036854775808\n", ("line 3, column 'b'", "int64"), {"label": "b"}),
+        ("a,b\n1,0.5\n2,-9223372036854775809\n", ("line 3, column 'b'", "int64"), {"keep": ("b",)}),
         ("a,b\n1,2\n", ("no column is left",), {"label": "a", "keep": ("b",)}),
     ],
 )

@@ -45,6 +45,8 @@ def test_dictionaries_are_text(tmp_path):
         ({"a": [1.0, None, 3.0]}, {}, "row 1, column 'a': is empty"),
         ({"a": [1.0, 2.0], "y": [1, None]}, {"label": "y", "missing": 0.0}, "row 1, column 'y': is empty"),
         ({"a": [1.0, float("inf")]}, {}, "row 1, column 'a'.*finite"),
+        ({"a": [1.0, 2.0], "y": pyarrow.array([7, 2**63], pyarrow.uint64())}, {"label": "y"}, "row 1, column 'y': 9223372036854775808"),
+        ({"a": [1.0, 2.0], "y": ["b", "c\0d"]}, {"label": "y"}, "holds a NUL"),
         ({"a": [1.0], "t": ["x"]}, {}, "column 't' is string"),
         ({"a": [1.0]}, {"label": "b"}, "label column 'b' is absent"),
         ({"a": pyarrow.array([], pyarrow.float64())}, {}, "has no rows"),
@@ -67,4 +69,14 @@ def test_a_damaged_file_and_a_missing_package_are_named(tmp_path, monkeypatch):
         assembled([path])
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(ConfigError, match="pip install pyarrow"):
+        assembled([path])
+
+
+def test_a_page_that_is_not_what_its_checksum_says_is_named(tmp_path):
+    path, table = tmp_path / "t.parquet", pyarrow.table({"a": np.arange(100.0)})
+    pyarrow.parquet.write_table(table, path, write_page_checksum=True, use_dictionary=False, compression="none")
+    raw = bytearray(path.read_bytes())
+    raw[200] ^= 255
+    path.write_bytes(raw)
+    with pytest.raises(DataError, match=r"t\.parquet: column 'a' of row group 0 cannot be read"):
         assembled([path])
