@@ -85,6 +85,10 @@ def build_sync(config: Config, steps_per_epoch: int, comm: Communicator, notes: 
         if config.run.survive:
             return _elastic(keys, build_topology(config), way, survives=True)
         plan = _ADOPTING[keys.name](keys, build_topology(config), way)
+        if warm and keys.warm_epochs >= config.train.epochs:
+            # No error: a run may end with its warm start, to be resumed with more epochs.
+            text = f"sync.warm_epochs is {keys.warm_epochs:g}, train.epochs {config.train.epochs}: {keys.name} does not begin"
+            notes.append(f"{text}, all steps are those of every-step; lower sync.warm_epochs, or set more epochs")
         return WarmStart(warm, plan) if warm else plan
 
 
