@@ -34,6 +34,7 @@ from hpcml.nn import (
 )
 from hpcml.nn.model import load_fused
 from hpcml.nn.zoo import autoencoder, hopfield, lenet, linear, lstm, mlp, rbm, resnet, som, transformer
+from hpcml.train.identity import require_whole_targets
 
 MOST_CLASSES = 1 << 16
 """Classes that are believed whatever the number of rows."""
@@ -74,6 +75,7 @@ def resolve_outputs(config: Config, data: ShardedDataset, comm: Communicator) ->
         return config
     outputs = np.zeros(1, np.int64)
     with comm.together():
+        require_whole_targets(LOSSES[config.train.loss], data)
         if comm.rank == 0:
             outputs[0] = count_classes(config, comm) if LOSSES[config.train.loss].integer_target else _columns(data)
     comm.broadcast(outputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import bz2
 import gzip
 import json
@@ -24,9 +25,11 @@ def held_out(run: Path) -> bytes:
     data = tomllib.loads((run / "config.toml").read_text())["data"]
     pattern = Path(data["test"])
     rows = []
-    for path in sorted(pattern.parent.glob(pattern.name)):
+    for path in sorted(pattern.parent.glob(pattern.name)) if pattern.name else []:
         with h5py.File(path) as shard:
             rows.append(shard[data["target"]][:].astype(np.uint8))
+    if not rows or any(part.ndim != 2 for part in rows):
+        sys.exit(f"{run}: data.test = {data['test']!r} holds no rows of tokens in {data['target']!r}; give a run of jobs/text.toml")
     whole = np.concatenate(rows)
     if not np.array_equal(whole[1:, 0], whole[:-1, -1]):
         sys.exit(f"{data['test']}: rows are no consecutive windows of one text; make them with data/text/make.py")
@@ -55,4 +58,10 @@ def main(run: Path, result: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:3]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a run that has ended")
+    parser.add_argument("result", type=Path, nargs="?", help="a JSON file to keep the comparison in")
+    asked = parser.parse_args()
+    if not (asked.run / "summary.json").is_file():
+        parser.error(f"{asked.run} is no folder of a run that has ended: there is no summary.json")
+    main(asked.run, asked.result)

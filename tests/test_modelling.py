@@ -11,7 +11,7 @@ from hpcml.comm import simulated
 from hpcml.config import load
 from hpcml.config.limits import LOSS_KEYS, MODEL_KEYS
 from hpcml.data import ShardedDataset
-from hpcml.errors import ConfigError, ShapeError
+from hpcml.errors import ConfigError, DataError, ShapeError
 from hpcml.modelling import LOSS_MAKERS, MODELS, OWN_OUTPUTS, build_loss, build_model, compile_kernels, require_shapes, resolve_loss
 from hpcml.nn import LOSSES, Dense, Embedding, Model
 from hpcml.train.identity import require_fit
@@ -88,6 +88,20 @@ def test_a_loss_that_does_not_fit_is_refused_before_the_first_step(name, tmp_pat
     model, words = LOSSES_THAT_DO_NOT_FIT[name]
     with open_shards(f"{tmp_path}/train-*.h5") as data, pytest.raises(ShapeError, match=words):
         require_fit(model, LOSSES[name], data)
+
+
+def test_classes_that_are_stored_as_other_numbers_are_refused_before_they_are_counted(tmp_path, world):
+    job = load(
+        Job(tmp_path).config, [f"data.train={tmp_path}/train-*.h5", "data.test=", "data.target=x", "train.loss=softmax-cross-entropy"]
+    )
+
+    def program(comm):
+        with pytest.raises(DataError) as caught:
+            build_job(job, comm, tmp_path / "run", False, [])
+        return str(caught.value)
+
+    (text,) = set(world(3, program))
+    assert "takes classes, stored as whole numbers, as target; field 'x' is float32; write the shards with whole numbers, or take" in text
 
 
 def test_every_name_of_the_config_has_its_model_and_its_loss():

@@ -67,8 +67,18 @@ def test_the_job_learns_the_same_on_any_ranks_and_is_compared_with_compressors(f
 def test_rows_that_are_no_consecutive_windows_are_not_compared(tmp_path, repository):
     """Bytes that overlap, or that no row predicts, would be no fair match for a compressor."""
     (tmp_path / "config.toml").write_text(f'[data]\ntest = "{tmp_path}/test-*.h5"\ntarget = "tokens"\n')
-    with RowWriter(tmp_path / "test-00.h5", 3, {"tokens": ((5,), np.uint8)}) as file:
-        file.write(0, {"tokens": np.arange(15, dtype=np.uint8).reshape(3, 5)})
+    with RowWriter(tmp_path / "test-00.h5", 3, {"tokens": ((5,), np.uint8), "class": ((), np.uint8)}) as file:
+        file.write(0, {"tokens": np.arange(15, dtype=np.uint8).reshape(3, 5), "class": np.arange(3, dtype=np.uint8)})
     held_out = runpy.run_path(str(repository / "jobs" / "text.py"))["held_out"]
     with pytest.raises(SystemExit, match="no consecutive windows"):
         held_out(tmp_path)
+    for test, target in (("", "tokens"), (f"{tmp_path}/none-*.h5", "tokens"), (f"{tmp_path}/test-*.h5", "class")):
+        (tmp_path / "config.toml").write_text(f'[data]\ntest = "{test}"\ntarget = "{target}"\n')
+        with pytest.raises(SystemExit, match="holds no rows of tokens"):
+            held_out(tmp_path)
+
+
+def test_what_is_no_finished_run_is_said_in_words(tmp_path, repository):
+    done = subprocess.run([sys.executable, repository / "jobs" / "text.py", tmp_path], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "is no folder of a run that has ended: there is no summary.json" in done.stderr

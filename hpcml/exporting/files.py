@@ -142,7 +142,7 @@ def _load_torch(path: Path) -> Mapping[str, Any]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file fails in many ways
         if not (isinstance(error, UnpicklingError) and is_zipfile(path)):
-            raise ExportError(f"{path}: no readable state dict: {error}") from error
+            raise ExportError(f"{path}: no readable state dict: {type(error).__name__}: {error}") from error
         text = f"{path}: holds more than tensors, and reading that could run code; if you trust it, save what is needed of it:"
         raise ExportError(f"{text} torch.save(torch.load(path, weights_only=False).state_dict(), 'weights.pt')") from error
     if not isinstance(loaded, Mapping):

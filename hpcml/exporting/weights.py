@@ -58,6 +58,8 @@ def load_weights(model: Model, source: Source, *, modules: Named = None) -> dict
         ShapeError: if only shapes do not fit; all are told.
         NumericsError: if a number is not finite in the model's dtype.
     """
+    if not isinstance(source, (str, os.PathLike, Mapping)):
+        raise ExportError(f"weights are read from a file or a mapping of names to arrays, got {source!r}")
     tensors = read_tensors(source if isinstance(source, Mapping) else Path(source))
     names = [p.name for p in model.arena]
     if modules is None and (tensors.own or set(names) & set(tensors.arrays)):

@@ -46,8 +46,6 @@ def check(layer: Layer, shape: Shape, *, x: np.ndarray | None = None, input_slop
         ShapeError: if outputs or slopes have other shapes than they should.
         NumericsError: if numbers are wrong, naming parameter and place, or a step takes memory anew or keeps it.
     """
-    random = np.random.default_rng(0)
-    x = random.standard_normal((ROWS, *shape)) if x is None else np.array(x, np.float64)
     probe = _Probe(layer, shape, x, input_slope)
     for training in (True, False):
         probe.training = training
@@ -62,17 +60,21 @@ def check(layer: Layer, shape: Shape, *, x: np.ndarray | None = None, input_slop
 class _Probe:
     """A layer in a model of its own, its rows, and weights that make its outputs one number."""
 
-    def __init__(self, layer: Layer, shape: Shape, x: np.ndarray, input_slope: bool) -> None:
-        self.name, self.x, self.input_slope, self.training = type(layer).__name__, x, input_slope, True
+    def __init__(self, layer: Layer, shape: Shape, x: np.ndarray | None, input_slope: bool) -> None:
+        self.name, self.input_slope, self.training = type(layer).__name__, input_slope, True
         self.model = Model([layer], shape, seed=1, dtype=np.float64)
         tree = [part for _, part in walk(numbered([layer]))]
         self.looks_up = any(part.takes_tokens for part in tree)  # sorts tokens, which takes memory
+        if self.looks_up and x is None:
+            text = f"{self.name} takes tokens, which cannot be drawn without its vocabulary"
+            raise ShapeError(f"{text}; give rows of them as x, of shape (B, {', '.join(map(str, shape))}), and input_slope=False")
+        self.x = np.random.default_rng(0).standard_normal((ROWS, *shape)) if x is None else np.array(x, np.float64)
         for part in tree:
             part.needs_input_slope = True
         random = np.random.default_rng(1)
         trained = slice(0, self.model.arena.trained)
         self.model.arena.data[trained] += random.standard_normal(self.model.arena.trained) / 2
-        self.weights = random.standard_normal((len(x), *self.model.outputs))
+        self.weights = random.standard_normal((len(self.x), *self.model.outputs))
 
     def forward(self, x: Array) -> Array:
         if self.training:

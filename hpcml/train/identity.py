@@ -40,8 +40,7 @@ def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
         raise DataError("training needs a target; open the shards with target=...")
     if tuple(data.x.shape) != model.shape:
         raise ShapeError(f"the data's rows have shape {tuple(data.x.shape)}, the model takes {model.shape}")
-    if loss.integer_target and np.dtype(data.y.dtype).kind not in "iub":
-        raise DataError(f"{loss.name} takes whole numbers as target, field {data.y.name!r} is {data.y.dtype}")
+    require_whole_targets(loss, data)
     wanted = _targets(model, loss)
     if math.prod(data.y.shape) not in wanted:
         kind = "one class" if wanted == (1,) and loss.integer_target else f"the model gives {' or '.join(map(str, wanted))} numbers"
@@ -61,6 +60,13 @@ def _targets(model: Model, loss: Loss) -> tuple[int, ...]:
             raise ShapeError(f"{loss.name} takes outputs (positions, classes) a row, the model gives {model.outputs}; use a transformer")
         return model.outputs[0], model.outputs[0] + 1
     return (1,) if loss.integer_target else (math.prod(model.outputs),)
+
+
+def require_whole_targets(loss: Loss, data: ShardedDataset) -> None:
+    """Raise DataError if the loss takes classes and the target is stored as other than whole numbers."""
+    if loss.integer_target and data.y is not None and np.dtype(data.y.dtype).kind not in "iub":
+        text = f"{loss.name} takes classes, stored as whole numbers, as target; field {data.y.name!r} is {data.y.dtype}"
+        raise DataError(f"{text}; write the shards with whole numbers, or take a loss between numbers, such as squared-error")
 
 
 def identify(trainer: Trainer, sync: Plan | OwnPacePlan, sampling: dict[str, Any]) -> dict[str, str]:

@@ -39,6 +39,9 @@ KEYS = {
 }
 """The keys of a config that decide each part of a run's identity."""
 
+LEFT_OUT = {"kernels": "numpy", "precision": "float32", "micro-batch": "0", "batch statistics": "of each worker"}
+"""What a part means that a run's identity leaves out; of the others there is nothing."""
+
 FIELDS = {
     "value": "optimizer.rate",
     "steps": "the rate's length in steps (train.epochs, rate.warmup_epochs)",
@@ -173,8 +176,8 @@ def go_on(trainer: Trainer, found: Checkpoint | None) -> None:
 def require_same_run(identity: dict[str, str], found: Checkpoint) -> None:
     """Raise CheckpointError unless the checkpoint was written by a run with this identity."""
     there = found.manifest["identity"]
-    both = [(key, identity.get(key), there.get(key)) for key in identity | there]
-    differ = [_difference(key, str(now), str(then)) for key, now, then in both if now != then]
+    both = [(key, *(side.get(key, LEFT_OUT.get(key, "none")) for side in (identity, there))) for key in identity | there]
+    differ = [_difference(key, now, then) for key, now, then in both if now != then]
     if differ:
         text = f"{found.path}: of another run: {'; '.join(differ)}; resume with the run's own settings, or start anew in another folder"
         raise everywhere(CheckpointError(text))

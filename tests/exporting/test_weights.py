@@ -144,6 +144,8 @@ def test_a_package_that_is_not_installed_is_named_with_what_to_do(name, tmp_path
 def test_a_run_folder_is_told_how_its_model_gets_out(tmp_path):
     with pytest.raises(ExportError, match=r"is a folder; of a run, write the model by `hpcml checkpoint export .* --out FILE.safetensors`"):
         load_weights(mlp([2, 2]), tmp_path)
+    with pytest.raises(ExportError, match="weights are read from a file or a mapping of names to arrays, got None"):
+        load_weights(mlp([2, 2]), None)
 
 
 @pytest.mark.parametrize("pytorch", [False, True])

@@ -233,3 +233,10 @@ def test_a_planted_mistake_is_named(planted):
     error, message = PLANTED[planted]
     with pytest.raises(error, match=message):
         nn.check(planted(), (3, 2))
+
+
+def test_shapes_and_tokens_that_check_cannot_use_are_named():
+    with pytest.raises(ShapeError, match=r"rows have the shape 3, not a tuple; write \(3,\)"):
+        nn.check(Scale(), 3)
+    with pytest.raises(ShapeError, match=r"Embedding takes tokens, .*; give rows of them as x, of shape \(B, 4\), and input_slope=False"):
+        nn.check(nn.Embedding(5, 3), (4,))
