@@ -56,10 +56,17 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=12)
     parser.add_argument("--lines", type=int, default=3)
     args = parser.parse_args()
-    shape = tuple(int(length) for length in args.shape.split(","))
+    try:
+        shape = tuple(int(length) for length in args.shape.split(","))
+    except ValueError:
+        parser.error(f"--shape is {args.shape!r}; give height,width, such as 8,8")
+    if not args.predictions.is_file():
+        parser.error(f"{args.predictions}: no such file; write it by hpcml predict RUN --data SHARDS --out {args.predictions}")
     with hpcml.open_shards(args.shards, target=None) as data, h5py.File(args.predictions) as file:
         if file["prediction"].shape != (data.rows, *data.x.shape):
             parser.error(f"{args.predictions} holds {file['prediction'].shape}, the shards {(data.rows, *data.x.shape)}: not theirs")
+        if len(shape) != 2 or np.prod(shape) != np.prod(data.x.shape):
+            parser.error(f"--shape is {args.shape}; give height,width of images of {np.prod(data.x.shape)} numbers")
         count = min(data.rows, args.columns * args.lines)
         originals = np.empty((count, *data.x.shape), np.float32)
         data.read(0, count, originals)

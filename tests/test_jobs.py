@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,25 @@ def test_an_autoencoders_picture_shows_originals_and_results(matplotlib, tmp_pat
     above, below = grey[: height // 2], grey[height // 2 :]
     assert above.max() == 255
     assert (abs(above - 2 * below) <= 2).all()
+
+
+@pytest.mark.parametrize(
+    ("predictions", "shape", "words"),
+    [
+        ("none.h5", "8,8", "none.h5: no such file; write it by hpcml predict RUN --data SHARDS"),
+        ("all.h5", "9,9", "--shape is 9,9; give height,width of images of 64 numbers"),
+        ("all.h5", "8", "--shape is 8; give height,width of images of 64 numbers"),
+        ("all.h5", "8x8", "--shape is '8x8'; give height,width, such as 8,8"),
+    ],
+)
+def test_a_picture_that_cannot_be_is_refused_in_words(predictions, shape, words, tmp_path, repository, monkeypatch, capsys):
+    truth = sorted((repository / "data" / "digits").glob("test-*.h5"))[0]
+    with h5py.File(truth) as shard, h5py.File(tmp_path / "all.h5", "w") as file:
+        file["prediction"] = shard["x"][...]
+    monkeypatch.setattr(sys, "argv", ["picture", *map(str, (tmp_path / predictions, truth, tmp_path / "a.pgm")), "--shape", shape])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(JOBS / "digits-autoencoder.py"), run_name="__main__")
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
