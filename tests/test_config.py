@@ -115,6 +115,7 @@ WRONG = {
     "train.batch=0": "train.batch is 0; it must be 1 or more",
     "run.keep=0": "run.keep is 0; it must be 1 or more",
     "sync.reducer=ring": "cannot be exact",
+    'data.transforms=[{name="flip"},{name="nosie"}]': "invalid enum value 'nosie'; did you mean 'noise'.; it is one of cast, scale",
     "server.ranks=al": "did you mean 'all'.; it is one of all or a number",
     "sync.staleness=3": "did you mean 'server.bound'",
     "train=3": "expected section.key=value",

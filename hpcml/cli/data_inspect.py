@@ -67,15 +67,16 @@ def inspect(paths: list[Path], packing: Packing) -> dict[str, Any]:
         entry = asdict(one) | {"rows": sum(rows), "row_bytes": one.row_bytes, "amplification": _amplification(one, rows)}
         speed = measure(paths[0], one.name) if one.is_usable else None
         sets.append(entry | {"speed": None if speed is None else asdict(speed)})
-    differ = [f"{path}: {text}" for path, found in others for text in _differences(first, found)]
+    differences = [(harmless, f"{path}: {text}") for path, found in others for harmless, text in _differences(first, found)]
+    refused = [] if all(harmless for harmless, _ in differences) else [UNLIKE]
     return {
         "files": len(paths),
         "bytes": sum(sizes),
         "first": str(paths[0]),
         "sets": sets,
         "variable": look_for_variable(paths[0], packing),
-        "differ": differ,
-        "advice": advise(first, sizes, BLOCK_ROWS),
+        "differ": [text for _, text in sorted(differences, key=lambda one: one[0])],
+        "advice": refused + advise(first, sizes, BLOCK_ROWS),
     }
 
 
@@ -92,20 +93,27 @@ def _amplification(one: Looks, rows: list[int]) -> float | None:
     return amplify(sampler, rows, [one.chunk[0] if one.chunk else 0] * len(rows))[0]
 
 
-def _differences(first: list[Looks], found: list[Looks]) -> list[str]:
-    """Return what differs between two files, as words."""
+UNLIKE = "a data set has another dtype or row shape in some files, which a run refuses: write them alike, or leave those files out"
+"""What is said where files cannot be rows of one data set."""
+
+
+def _differences(first: list[Looks], found: list[Looks]) -> list[tuple[bool, str]]:
+    """Return (whether a run may use both, what differs in words) for each difference between two files."""
     old, new = ({one.name: one for one in some} for some in (first, found))
-    texts = [f"data set {name!r} is only in one of the files" for name in sorted(old.keys() ^ new.keys())]
+    texts = [(True, f"data set {name!r} is only in one of the files") for name in sorted(old.keys() ^ new.keys())]
     for name in sorted(old.keys() & new.keys()):
         for what in ("dtype", "layout", "chunk", "filters"):
             a, b = getattr(old[name], what), getattr(new[name], what)
             # A short file may have shorter chunks; that costs nothing.
             if (a[1:] != b[1:] or bool(a) != bool(b)) if what == "chunk" else a != b:
-                texts.append(f"{name!r} has {what} {b}, the first file {a}")
+                texts.append((what != "dtype", f"{name!r} has {what} {b}, the first file {a}"))
         if old[name].shape[1:] != new[name].shape[1:]:
-            texts.append(f"{name!r} has rows of {new[name].shape[1:]}, the first file {old[name].shape[1:]}")
+            texts.append((False, f"{name!r} has rows of {new[name].shape[1:]}, the first file {old[name].shape[1:]}"))
     return texts
 
+
+MOST_DIFFERENCES = 20
+"""Differences that are printed, those first which a run refuses."""
 
 COLUMNS = ("data set", "rows", "row", "dtype", "layout", "codecs", "stored", "road", "ampl.", "MB/s cold", "warm")
 
@@ -128,8 +136,10 @@ def show(report: dict[str, Any]) -> None:
             print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
     for text in report["variable"]:
         print(f"rows of variable length: {text}")
-    for text in report["differ"][:20]:
+    for text in report["differ"][:MOST_DIFFERENCES]:
         print(f"differs: {text}")
+    if len(report["differ"]) > MOST_DIFFERENCES:
+        print(f"differs: and {len(report['differ']) - MOST_DIFFERENCES} more, which --json lists")
     for text in report["advice"] or ["nothing to improve"]:
         print(f"advice: {text}")
     sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from hpcml.config.keys import Config
+from hpcml.config.keys import Config, TransformConfig
 from hpcml.config.limits import require_ranges
 from hpcml.errors import ConfigError
 
@@ -123,8 +124,12 @@ def _readable(error: msgspec.ValidationError) -> str:
 def _near_choice(error: msgspec.ValidationError, tree: Mapping[str, Any]) -> str:
     """Return what may stand at a key that takes one of several words, the near one first."""
     section, _, key = str(error).partition(" - at ")[2].strip("`").removeprefix("$.").partition(".")
-    types = {f.name: f.type for s in msgspec.structs.fields(Config) if s.name == section for f in msgspec.structs.fields(s.type)}
-    parts, word = get_args(types.get(key, str)), tree.get(section, {}).get(key)
+    step = re.fullmatch(r"transforms\[(\d+)\]\.(\w+)", key)
+    holder, given = {f.name: f.type for f in msgspec.structs.fields(Config)}.get(section), tree.get(section, {})
+    if step:
+        holder, given, key = TransformConfig, given["transforms"][int(step[1])], step[2]
+    types = {f.name: f.type for f in msgspec.structs.fields(holder)} if holder else {}
+    parts, word = get_args(types.get(key, str)), given.get(key)
     choices = [choice for part in parts for choice in (part, *get_args(part)) if isinstance(choice, str)]
     number = " or a number" if any(part in (int, float) for part in parts) else ""
     return f"{_near(word, choices)}; it is one of {', '.join(choices)}{number}" if choices and isinstance(word, str) else ""

@@ -154,6 +154,21 @@ def test_inspect_shows_a_table_and_the_same_as_json(mpirun):
     assert plain["differ"] == plain["advice"] == []
 
 
+def test_inspect_says_first_what_a_run_would_refuse(tmp_path, capsys):
+    from hpcml.cli.main import main
+
+    for i in range(12):
+        with h5py.File(tmp_path / f"{i}.h5", "w") as file:
+            layout = {"chunks": (2, 2), "compression": "gzip"} if i else {}
+            file.create_dataset("x", data=np.ones((4, 2 if i == 11 else 3), "f4"), **layout)
+    assert main(["data", "inspect", str(tmp_path / "*.h5")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    differing = [line for line in lines if line.startswith("differs:")]
+    assert differing[0].endswith("11.h5: 'x' has rows of (2,), the first file (3,)")
+    assert differing[-1] == "differs: and 14 more, which --json lists"
+    assert any(line.startswith("advice: a data set has another dtype or row shape") for line in lines)
+
+
 def test_plan_recommends_a_shuffle(mpirun, repository):
     shown = mpirun(2, "data", "plan", "jobs/digits.toml", cwd=repository).check().stdout
     assert [line.split()[0] for line in shown.splitlines()[2:6]] == ["none", "block", "window", "global"]
