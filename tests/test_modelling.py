@@ -13,7 +13,7 @@ from hpcml.config.limits import LOSS_KEYS, MODEL_KEYS
 from hpcml.data import ShardedDataset
 from hpcml.errors import ConfigError, DataError, ShapeError
 from hpcml.modelling import LOSS_MAKERS, MODELS, OWN_OUTPUTS, build_loss, build_model, compile_kernels, require_shapes, resolve_loss
-from hpcml.nn import LOSSES, Dense, Embedding, Model
+from hpcml.nn import LOSSES, Dense, Embedding, Model, cross_entropy
 from hpcml.train.identity import require_fit
 from tests.small import Job
 
@@ -88,6 +88,13 @@ def test_a_loss_that_does_not_fit_is_refused_before_the_first_step(name, tmp_pat
     model, words = LOSSES_THAT_DO_NOT_FIT[name]
     with open_shards(f"{tmp_path}/train-*.h5") as data, pytest.raises(ShapeError, match=words):
         require_fit(model, LOSSES[name], data)
+
+
+@pytest.mark.parametrize(("loss", "words"), [(cross_entropy, r"it makes a loss: write cross_entropy\(\)"), ("hinge", "choose .*hinge")])
+def test_what_is_no_loss_is_refused(loss, words, tmp_path):
+    Job(tmp_path)
+    with open_shards(f"{tmp_path}/train-*.h5") as data, pytest.raises(ShapeError, match=f"not a loss of hpcml.nn; {words}"):
+        require_fit(Model([Dense(3)], (4,)), loss, data)
 
 
 def test_classes_that_are_stored_as_other_numbers_are_refused_before_they_are_counted(tmp_path, world):

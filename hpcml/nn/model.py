@@ -110,8 +110,11 @@ class Model:
         """Round the operands of products in training to 16 bits; parameters and all else stay float32.
 
         Raises:
+            ShapeError: for what is no precision, such as a name.
             ConfigError: if the parameters are not float32, or steps are fused, whose products are not rounded.
         """
+        if not isinstance(precision, Precision):
+            raise ShapeError(f"products are rounded to {precision!r}, which is no precision; give hpcml.nn.BFLOAT16 or FLOAT16")
         if self.arena.dtype != np.float32 or self.context.fast is not None:
             what = "fused steps do not round" if self.context.fast is not None else f"the parameters are {self.arena.dtype}"
             text = f'train.precision = "{precision.name}" rounds what is multiplied of float32 numbers, but {what}'

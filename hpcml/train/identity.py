@@ -10,7 +10,7 @@ import numpy as np
 from hpcml.comm.communicator import everywhere
 from hpcml.data import ShardedDataset
 from hpcml.errors import ConfigError, DataError, ShapeError
-from hpcml.nn import Dropout, Loss, Model
+from hpcml.nn import LOSSES, Dropout, Loss, Model
 from hpcml.nn.layers.chain import numbered, walk
 from hpcml.sync import Plan
 from hpcml.sync.server import OwnPacePlan
@@ -31,6 +31,11 @@ def require_hosts(workers: int, ranks: int) -> None:
 
 def require_fit(model: Model, loss: Loss, data: ShardedDataset) -> None:
     """Raise ShapeError or DataError unless model, loss and data fit together, and the model's gradients can be summed truly."""
+    if not isinstance(loss, Loss):
+        makes = (
+            f"it makes a loss: write {loss.__name__}()" if callable(loss) and hasattr(loss, "__name__") else f"choose {', '.join(LOSSES)}"
+        )
+        raise ShapeError(f"a run's loss is {loss!r}, not a loss of hpcml.nn; {makes}")
     if model.arena.dtype.itemsize < 4:
         raise ShapeError(
             f"the model's parameters are {model.arena.dtype}, whose sums over workers would be rounded at each addition; "

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from hpcml.errors import ConfigError
+from hpcml.errors import ConfigError, ShapeError
 from hpcml.nn import BFLOAT16, FLOAT16, LSTM, Attention, Conv, Dense, Flatten, LayerNorm, Model, ReLU, TiedHead
 from hpcml.nn.layers.embedding import Embedding
 from hpcml.nn.workspace import Scratch
@@ -120,6 +120,8 @@ def test_gradients_are_near_those_of_float32_and_differ_only_when_training(kind,
 
 
 def test_only_float32_without_fused_steps_can_be_rounded():
+    with pytest.raises(ShapeError, match=r"rounded to 'bfloat16', which is no precision; give hpcml\.nn\.BFLOAT16"):
+        Model([Dense(2)], (3,)).round("bfloat16")
     with pytest.raises(ConfigError, match=r"the parameters are float64; set model\.dtype"):
         Model([Dense(2)], (3,), dtype="float64").round(BFLOAT16)
     model = Model([Dense(2)], (3,))
