@@ -5,6 +5,7 @@ Letters: n parameters, V workers, S shards, k rule states.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,7 +140,9 @@ class Running(Quiet):
         if plan.warm and client.unit and not self._epochs:
             client.ask(range(len(self.spans)))
             yield from client.collect(True)
-        yield from plan.worker.run(client, work, following, plan.consistency, self.rule)
+        # Who writes alone has nobody's pace to be free of: going on without its own answers would only make it late.
+        consistency = plan.consistency if len(self.groups) > 1 else replace(plan.consistency, awaits=True)
+        yield from plan.worker.run(client, work, following, consistency, self.rule)
 
     def _following(self, client: Client) -> Dealt:
         """Yield until a worker's next portion is known, and return it, or None at the end of its work."""

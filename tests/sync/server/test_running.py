@@ -78,11 +78,10 @@ def test_without_slack_and_filter_it_is_synchronous_sgd_to_the_bit(shards, consi
 def test_one_group_is_synchronous_sgd_and_as_many_as_workers_are_none(shards, consistency):
     rule = hpcml.SGD(rate=0.1)
     expected, _ = train(2, 2, shards, hpcml.EveryStep(), rule=rule)
-    if consistency.awaits:
-        for ranks in (1, 3):
-            found, _ = train(ranks, 2, shards, ParameterServer(consistency, groups=1), rule=rule)
-            assert found[1].partition("test_")[2] == expected[1].partition("test_")[2]
-            assert consistency.whole is False or found[0] == expected[0]
+    for ranks in (1, 3):
+        found, _ = train(ranks, 2, shards, ParameterServer(consistency, groups=1), rule=rule)
+        assert found[1].partition("test_")[2] == expected[1].partition("test_")[2]
+        assert consistency.whole is False or found[0] == expected[0]
     assert train(1, 2, shards, ParameterServer(consistency, groups=V))[0] == train(1, 2, shards, ParameterServer(consistency))[0]
 
 
