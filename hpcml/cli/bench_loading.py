@@ -39,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from hpcml.bench.loading import measure_loading
     from hpcml.train.conditions import versions
 
+    if args.png:
+        _require_matplotlib()  # before minutes of measuring
     with tempfile.TemporaryDirectory(prefix="hpcml-bench-") as temporary:
         folder = Path(args.folder or temporary)
         found = measure_loading(folder, args.shards, args.rows, args.rounds, args.threads)
@@ -52,8 +54,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _draw(found: dict[str, float], path: Path) -> None:
-    """Draw the rows a second as bars."""
+def _require_matplotlib() -> Any:
+    """Return matplotlib, drawing into files.
+
+    Raises:
+        RunError: if it is not installed.
+    """
     from hpcml.errors import RunError
 
     try:
@@ -61,6 +67,12 @@ def _draw(found: dict[str, float], path: Path) -> None:
     except ImportError as error:
         raise RunError("--png needs matplotlib; pip install matplotlib, or leave it out") from error
     matplotlib.use("agg")
+    return matplotlib
+
+
+def _draw(found: dict[str, float], path: Path) -> None:
+    """Draw the rows a second as bars."""
+    _require_matplotlib()
     from matplotlib import pyplot
 
     bars = {name: value for name, value in found.items() if value >= 100}

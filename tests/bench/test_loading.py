@@ -47,3 +47,12 @@ def test_shards_are_made_once_and_may_be_forgotten_by_the_system(tmp_path):
     assert write_samples(tmp_path, "contiguous", 1, 64) == [path]
     forget_cache([path])
     assert path.stat().st_mtime_ns == time
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    from hpcml.cli.main import main
+
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    assert main(["bench", "loading", "--folder", str(tmp_path / "bench"), "--png", str(tmp_path / "a.png")]) == 2
+    assert "--png needs matplotlib" in capsys.readouterr().err
+    assert not (tmp_path / "bench").exists()
