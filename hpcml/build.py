@@ -89,7 +89,9 @@ def _rows(
     config: Config, comm: Communicator, folder: Path, told: Progress, notes: list[str]
 ) -> tuple[Config, ShardedDataset, ShardedDataset | None]:
     """Return the config with loss and outputs filled in, and the rows to train and to test on."""
-    train, test = open_train_and_test(config, comm, told, lambda index: _fitting(require_shapes, config, shape_of_rows(index, config)))
+    train, test = open_train_and_test(
+        config, comm, told, lambda index: _fitting(require_shapes, config, shape_of_rows(index, config)), notes
+    )
     statistics = keep_statistics(config, train, comm, folder)
     train, test = transformed(train, config, statistics, comm), test and transformed(test, config, statistics, comm)
     config = resolve_outputs(resolve_loss(config, train), train, comm)

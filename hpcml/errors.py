@@ -50,6 +50,10 @@ class ShardError(DataError, OSError):
     """A shard file that cannot be read as the layout in ``data/shards.py``."""
 
 
+class DamagedShardError(ShardError):
+    """A shard file that HDF5 cannot open, or whose metadata it cannot walk: none of its rows is known."""
+
+
 class ShapeError(HpcmlError, ValueError):
     """Layers or arrays that do not fit together."""
 

@@ -15,7 +15,7 @@ from hpcml.comm.communicator import Communicator, everywhere
 from hpcml.config import Config
 from hpcml.config.keys import ModelConfig
 from hpcml.config.limits import LOSS_KEYS, MODEL_KEYS, OWN_RULE
-from hpcml.data import ShardedDataset, find_shards, index_shards
+from hpcml.data import ShardedDataset, index_shards
 from hpcml.data.variable import Packing
 from hpcml.errors import ConfigError, DataError, ShapeError
 from hpcml.nn import (
@@ -77,7 +77,7 @@ def resolve_outputs(config: Config, data: ShardedDataset, comm: Communicator) ->
     with comm.together():
         require_whole_targets(LOSSES[config.train.loss], data)
         if comm.rank == 0:
-            outputs[0] = count_classes(config, comm) if LOSSES[config.train.loss].integer_target else _columns(data)
+            outputs[0] = count_classes(config, data) if LOSSES[config.train.loss].integer_target else _columns(data)
     comm.broadcast(outputs)
     return msgspec.structs.replace(config, model=msgspec.structs.replace(config.model, outputs=int(outputs[0])))
 
@@ -87,14 +87,14 @@ def _columns(data: ShardedDataset) -> int:
     return math.prod(data.y.shape) if data.y is not None else 1
 
 
-def count_classes(config: Config, comm: Communicator) -> int:
+def count_classes(config: Config, data: ShardedDataset) -> int:
     """Return one more than the largest class in the training target, read on this rank alone.
 
     Raises:
         DataError: if a class is negative.
     """
     with ShardedDataset(
-        index_shards(find_shards(config.data.train), config.data.target, None, packing=Packing.from_keys(config.data))
+        index_shards([shard.path for shard in data.index.shards], config.data.target, None, packing=Packing.from_keys(config.data))
     ) as targets:
         largest = 0
         for first in range(0, targets.rows, TARGETS_AT_ONCE):

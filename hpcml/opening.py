@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from hpcml.data.checksums import with_checksums
 from hpcml.data.shards import join_indices
 from hpcml.data.staging import require_room, stage, staged
 from hpcml.data.variable import Packing
-from hpcml.errors import DataError
+from hpcml.errors import DamagedShardError, DataError, ShardError
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, how much is done, how much in all)."""
@@ -37,6 +37,7 @@ def open_data(
     keys: DataConfig | None = None,
     told: Progress = quiet,
     fits: Callable[[Index], None] | None = None,
+    notes: list[str] | None = None,
 ) -> ShardedDataset:
     """Return a data set whose files were looked into by one rank each; what it found goes to the others as bytes.
 
@@ -48,11 +49,14 @@ def open_data(
         keys: weights, how files become rows, checksums and stage; left out, none.
         told: how far this rank is with the staging.
         fits: raises for rows of a shape that cannot be used, before any of them is read or copied.
+        notes: where a quarantine tells which files it leaves out since HDF5 cannot open them; left out, they are refused.
 
     Raises:
         ShardError: on every rank, for whatever any rank refuses.
     """
-    index = index_together(pattern, features, target, comm, {} if keys is None else {"weights": keys.weights or None, **reading(keys)})
+    options = {} if keys is None else {"weights": keys.weights or None, **reading(keys)}
+    told_of = notes if keys is not None and keys.on_corrupt == "quarantine" else None
+    index = index_together(pattern, features, target, comm, options, told_of)
     if fits is not None:
         with comm.together():
             fits(index)
@@ -69,9 +73,22 @@ def open_data(
 
 
 def index_together(
-    pattern: str | Sequence[str], features: str | list[str], target: str | None, comm: Communicator, options: dict[str, Any]
+    pattern: str | Sequence[str],
+    features: str | list[str],
+    target: str | None,
+    comm: Communicator,
+    options: dict[str, Any],
+    notes: list[str] | None = None,
 ) -> Index:
     """Return the index of all files, each looked into by one rank: they are dealt out, so that a thousand ranks open each once in all.
+
+    Args:
+        pattern: as `find_shards` takes it.
+        features: the field or fields that become x.
+        target: the field that becomes y, or None.
+        comm: all ranks.
+        options: as `index_shards` takes them.
+        notes: gets a line on the files that HDF5 cannot open, which are then left out; None: they are refused.
 
     Raises:
         ShardError: on every rank, for whatever any rank refuses.
@@ -81,13 +98,39 @@ def index_together(
         if comm.rank == 0:
             paths = [str(path) for path in find_shards(pattern)]
     paths = json.loads(comm.broadcast_bytes(json.dumps(paths).encode()))
-    mine, text = paths[comm.rank :: comm.size], b""
+    mine, damaged, text = paths[comm.rank :: comm.size], dict[str, str](), b""
     with comm.together():
-        if mine:
-            text = index_shards(mine, features, target, **options).to_json()
+        if notes is None:
+            text = index_shards(mine, features, target, **options).to_json() if mine else b""
+        else:
+            text, damaged = _index_whole(mine, lambda path: index_shards([path], features, target, **options))
     parts = [Index.from_json(part) for part in comm.all_gather_bytes(text) if part]
+    for part in comm.all_gather_bytes(json.dumps(damaged).encode()):
+        damaged.update(json.loads(part))
     with comm.together():
-        return join_indices(parts)
+        if damaged and notes is not None:
+            notes.append(_left_out(damaged, paths))
+        return join_indices(parts, [path for path in paths if path not in damaged])
+
+
+def _index_whole(paths: Sequence[str], look: Callable[[str], Index]) -> tuple[bytes, dict[str, str]]:
+    """Return the index of the files that HDF5 can open, as JSON or empty, and the others with the reason."""
+    found, damaged = dict[str, Index](), dict[str, str]()
+    for path in paths:
+        try:
+            found[path] = look(path)
+        except DamagedShardError as error:
+            damaged[path] = str(error)
+    return join_indices(list(found.values()), list(found)).to_json() if found else b"", damaged
+
+
+def _left_out(damaged: Mapping[str, str], paths: Sequence[str]) -> str:
+    """Return the note on files that are left out, or raise where no other is left."""
+    first = damaged[min(damaged, key=paths.index)]
+    many = f"{len(damaged)} of {len(paths)} files cannot be opened"
+    if len(damaged) == len(paths):
+        raise ShardError(f'data.on_corrupt = "quarantine": {many}, so there is nothing to go on with; the first: {first}')
+    return f'data.on_corrupt = "quarantine": {many}, their rows are not in this run; the first: {first}'
 
 
 def reading(keys: DataConfig) -> dict[str, Any]:
@@ -113,16 +156,22 @@ def stage_together(index: Index, folder: str, comm: Communicator, told: Progress
 
 
 def open_train_and_test(
-    config: Config, comm: Communicator, told: Progress = quiet, fits: Callable[[Index], None] | None = None
+    config: Config,
+    comm: Communicator,
+    told: Progress = quiet,
+    fits: Callable[[Index], None] | None = None,
+    notes: list[str] | None = None,
 ) -> tuple[ShardedDataset, ShardedDataset | None]:
     """Return the training data and, where the config names it, the test data; `fits` is asked about the training data's rows first.
+
+    Files that a quarantine leaves out are told in the notes.
 
     Raises:
         DataError: on every rank, if their rows differ in shape.
     """
     keys = config.data
-    train = open_data(keys.train, keys.features, keys.target, comm, keys, told, fits)
-    test = open_data(keys.test, keys.features, keys.target, comm, keys, told) if keys.test else None
+    train = open_data(keys.train, keys.features, keys.target, comm, keys, told, fits, notes)
+    test = open_data(keys.test, keys.features, keys.target, comm, keys, told, notes=notes) if keys.test else None
     if test is not None and test.x.shape != train.x.shape:
         text = f"data.test has rows of shape {test.x.shape}, data.train {train.x.shape}; both must come from the same source"
         raise everywhere(DataError(text))

@@ -154,3 +154,36 @@ def test_files_that_differ_are_named_whichever_ranks_looked_into_them(tmp_path):
     for ranks in (1, 2, 3):
         with pytest.raises(ShardError, match=r"3\.h5: field 'x' has row shape \(5,\), expected \(4,\) as in .*\.h5"):
             simulated.run(ranks, lambda comm: open_data(str(tmp_path / "*.h5"), "x", "y", comm))
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_a_quarantine_goes_on_without_files_that_cannot_be_opened_and_says_so(tmp_path, ranks):
+    for number in range(5):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file["x"], file["y"] = np.full((3, 4), number, "f4"), np.full(3, number)
+    whole = (tmp_path / "0.h5").read_bytes()
+    (tmp_path / "0.h5").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "3.h5").write_bytes(b"")
+    pattern = str(tmp_path / "*.h5")
+
+    def program(comm, on_corrupt="quarantine", notes=None):
+        return open_data(pattern, "x", "y", comm, DataConfig(train="x", on_corrupt=on_corrupt), notes=notes)
+
+    with pytest.raises(ShardError, match=r"[03]\.h5: is (empty|a damaged or truncated)"):
+        simulated.run(ranks, lambda comm: program(comm, "stop", []))
+    with pytest.raises(ShardError, match=r"[03]\.h5: is (empty|a damaged or truncated)"):
+        simulated.run(ranks, program)  # who keeps no notes would leave them out in silence
+
+    def told(comm):
+        notes = []
+        return notes, program(comm, notes=notes)
+
+    for notes, data in simulated.run(ranks, told):
+        assert [Path(shard.path).name for shard in data.index.shards] == ["1.h5", "2.h5", "4.h5"]
+        (note,) = notes
+        assert "2 of 5 files cannot be opened, their rows are not in this run; the first: " in note
+        assert f"{tmp_path / '0.h5'}: is a damaged or truncated HDF5 file of {len(whole) // 2} bytes" in note
+    for number in (1, 2, 4):
+        (tmp_path / f"{number}.h5").write_bytes(b"no HDF5")
+    with pytest.raises(ShardError, match="5 of 5 files cannot be opened, so there is nothing to go on with"):
+        simulated.run(ranks, lambda comm: program(comm, notes=[]))

@@ -29,7 +29,7 @@ from hpcml.data.index import Field, Index, Shard
 from hpcml.data.naming import refuse_misspelt, suggest, turned
 from hpcml.data.storage import Stored, look
 from hpcml.data.variable import Packing, find_variable
-from hpcml.errors import ShardError
+from hpcml.errors import DamagedShardError, ShardError
 
 DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
 """The dtypes a field may have, as numpy names them."""
@@ -121,18 +121,17 @@ def index_shards(
     return Index(x, y, tuple(shards), w)
 
 
-def join_indices(parts: Sequence[Index]) -> Index:
-    """Return the index of files that were dealt out: file i is the one at i // n of part i % n, of n parts.
+def join_indices(parts: Sequence[Index], paths: Sequence[str]) -> Index:
+    """Return the index of files that were dealt out, in the order of these paths.
 
     Raises:
         ShardError: for a part whose fields are not those of the first.
     """
-    first, n = parts[0], len(parts)
-    for part in parts[1:]:
+    for first, part in ((parts[0], part) for part in parts[1:]):
         for old, new in zip((first.x, first.y, first.weights), (part.x, part.y, part.weights), strict=True):
             _agree(Path(part.shards[0].path), Path(first.shards[0].path), old, new)
-    shards = tuple(parts[i % n].shards[i // n] for i in range(sum(len(part.shards) for part in parts)))
-    return Index(first.x, first.y, shards, first.weights)
+    shards = {shard.path: shard for part in parts for shard in part.shards}
+    return Index(parts[0].x, parts[0].y, tuple(shards[path] for path in paths), parts[0].weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +161,7 @@ def open_file(path: str | Path) -> Any:
     try:
         size = path.stat().st_size
         if size == 0:
-            raise ShardError(f"{path}: is empty (0 bytes), expected an HDF5 file; write or copy the shard again")
+            raise DamagedShardError(f"{path}: is empty (0 bytes), expected an HDF5 file; write or copy the shard again")
         return h5py.File(path, "r", locking=False)
     except ShardError:
         raise
@@ -173,7 +172,7 @@ def open_file(path: str | Path) -> Any:
     except PermissionError as error:
         raise ShardError(f"{path}: may not be read by this user; change its permissions ({error})") from error
     except (OSError, RuntimeError) as error:
-        raise ShardError(f"{path}: {_diagnose(path, size, str(error))} ({error})") from error
+        raise _diagnose(path, size, error) from error
 
 
 def find_dataset(path: Path, file: Any, name: str) -> Any:
@@ -191,19 +190,22 @@ def find_dataset(path: Path, file: Any, name: str) -> Any:
     return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))
 
 
-def _diagnose(path: Path, size: int, reason: str) -> str:
-    """Say whether a file that would not open is in use, another kind of file, or a damaged HDF5 file, and what to do."""
+def _diagnose(path: Path, size: int, error: Exception) -> ShardError:
+    """Return what says whether a file that would not open is in use, another kind of file, or a damaged HDF5 file, and what to do."""
     import h5py
 
+    kind, reason = ShardError, str(error)
     if "Too many open files" in reason:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return f"cannot be opened, this process has as many files open as it may ({limit}); raise the limit with `ulimit -n`"
-    if "already open for write" in reason or "consistency flags" in reason:
-        return "is open for writing in another program, or was left open by one that died (then `h5clear -s` mends it)"
-    if path.is_file() and not h5py.is_hdf5(path):
-        with path.open("rb") as file:
-            return f"is not an HDF5 file, its {size} bytes start with {file.read(8)!r}; write or copy the shard again"
-    return f"is a damaged or truncated HDF5 file of {size} bytes; write or copy the shard again"
+        text = f"cannot be opened, this process has as many files open as it may ({limit}); raise the limit with `ulimit -n`"
+    elif "already open for write" in reason or "consistency flags" in reason:
+        text = "is open for writing in another program, or was left open by one that died (then `h5clear -s` mends it)"
+    else:
+        kind, text = DamagedShardError, f"is a damaged or truncated HDF5 file of {size} bytes; write or copy the shard again"
+        if path.is_file() and not h5py.is_hdf5(path):
+            with path.open("rb") as file:
+                text = f"is not an HDF5 file, its {size} bytes start with {file.read(8)!r}; write or copy the shard again"
+    return kind(f"{path}: {text} ({error})")
 
 
 def _refuse_writer(path: Path) -> None:
@@ -233,7 +235,7 @@ def _inspect(path: Path, wanted: Sequence[Sequence[str]], reading: Reading) -> t
             raise
         except (OSError, RuntimeError, KeyError, ValueError, OverflowError) as error:
             # Damage behind an intact first block shows only when the metadata is walked.
-            raise ShardError(f"{path}: its metadata is damaged; write or copy the shard again ({error})") from error
+            raise DamagedShardError(f"{path}: its metadata is damaged; write or copy the shard again ({error})") from error
     features, rows = next(((name, n) for name, (_, n, _) in looked.items()), ("", 0))
     for name, (_, n, _) in looked.items():
         if n != rows:

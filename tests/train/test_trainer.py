@@ -90,6 +90,7 @@ def test_stopped_after_any_step_on_4_it_goes_on_on_3_to_the_same_bits(shards, tm
 
 
 def test_a_resume_where_an_earlier_run_of_the_process_fused_steps_is_told_nothing_of_them(shards, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "hpcml.arrays.fast", raising=False)
     train(1, 1, shards, saving=hpcml.Saving(tmp_path))
     monkeypatch.setitem(sys.modules, "hpcml.arrays.fast", SimpleNamespace(NAME="numba"))
     (notes,) = simulated.run(1, lambda comm: trainer(comm, shards, saving=hpcml.Saving(tmp_path, resume=True)).notes)
