@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hpcml.comm.communicator import Communicator
 from tests.mpirun import RANK_NAMES, Result, mpirun
 from tests.mpirun import start as start_world
 
@@ -145,11 +146,19 @@ def serve(door: str) -> None:
                 first_call._started.clear()  # what a command says of an error depends on whether it has started MPI
                 os.chdir(cwd)
                 code = _run(words, f"{folder}/{rank}")
-                threads = threading.active_count() - 1
+                threads = _threads_left(first_call.world())
                 if not threads:
                     first_call.world().release()
                 line.sendall(f"{code} {threads}".encode())
                 os.chdir(REPOSITORY)  # the test's folder goes with the test
+
+
+def _threads_left(comm: Communicator) -> int:
+    """Return the most threads that a command has left on any rank, after a second to end: all ranks give back together or none does."""
+    end = time.monotonic() + 1
+    while threading.active_count() > 1 and time.monotonic() < end:
+        time.sleep(0.005)
+    return max(int(count) for count in comm.all_gather_bytes(str(threading.active_count() - 1).encode()))
 
 
 def _run(words: list[str], said: str) -> int:
